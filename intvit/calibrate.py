@@ -1,0 +1,256 @@
+"""Calibration: runs the float graph on real images and fixes the grid of every tensor, per the policy of a preset.
+
+Which width and granularity a tensor has follows from what reads it (`Role`), never from the model:
+
+| role        | default                                           | paper                   |
+|-------------|---------------------------------------------------|-------------------------|
+| product     | int8; affine, per channel behind LayerNorm; per channel behind attention; affine per tensor behind GELU | int8, one scale |
+| score       | int8, one scale per head                          | int8, one for q, k and v |
+| value       | int8, per channel                                 | int8, one for q, k and v |
+| fixed       | int16, power of two                               | int8, one scale         |
+| wide        | int16, one scale                                  | int16, one scale        |
+
+Per-channel scales and offsets in front of a product are free: they fold into its weights and bias, exactly
+(NUMERICS 6, 7; RepQ-ViT's reparameterization without its common scale).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from intvit import floatops
+from intvit.dialect.gelu import FRACTION as GELU_FRACTION
+from intvit.errors import IntvitError
+from intvit.grid import Grid, Role
+from intvit.input_grid import InputGrid
+from intvit.observers import MinMax, Observer, ObserverChoice
+from intvit.stages import CalibratedGraph, FloatGraph
+
+READS: Mapping[Callable[..., Tensor], tuple[Role, ...]] = {
+    floatops.linear: (Role.PRODUCT,),
+    floatops.attention: (Role.SCORE, Role.SCORE, Role.VALUE),
+    floatops.gelu: (Role.FIXED,),
+    floatops.layer_norm: (Role.WIDE,),
+    floatops.add: (Role.WIDE, Role.WIDE),
+    floatops.concat_tokens: (Role.WIDE, Role.WIDE),
+}
+OUTPUT_HEADROOM = 2.0
+"""An output's int32 range over what calibration saw: other images have larger logits."""
+OUTPUT_RANGE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How grids are chosen. `published` selects I-ViT's granularity and its forms of the functions."""
+
+    observer: str = "minmax"
+    published: bool = False
+
+
+PRESETS = {"default": Policy(), "paper": Policy(published=True)}
+
+
+def calibrate(
+    graph: FloatGraph,
+    batches: Iterable[NDArray[np.generic]],
+    input_grid: InputGrid,
+    policy: Policy = PRESETS["default"],
+    progress: Callable[[int], None] = lambda done: None,
+) -> CalibratedGraph:
+    """Observes every tensor on `batches` (images as `InputGrid.pixels` takes them) and fixes its grid.
+
+    Raises `IntvitError` where there is no image, or where a layer's output is not finite (names the layer).
+    """
+    observers = _observe(graph, batches, input_grid, policy, progress)
+    return assign_grids(graph, observers, input_grid, policy)
+
+
+@torch.inference_mode()
+def _observe(
+    graph: FloatGraph,
+    batches: Iterable[NDArray[np.generic]],
+    input_grid: InputGrid,
+    policy: Policy,
+    progress: Callable[[int], None],
+) -> dict[str, Observer]:
+    observers: dict[str, Observer] = {}
+    runner = _Runner(graph.module, observers, policy)
+    done = 0
+    for images in batches:
+        pixels = input_grid.pixels(images)
+        runner.run(torch.from_numpy(input_grid.normalized(pixels)))
+        done += len(pixels)
+        progress(done)
+    if not done:
+        raise IntvitError("no image to calibrate with: give at least one")
+    return observers
+
+
+class _Runner(fx.Interpreter):
+    """Runs the float graph and shows every result to its observer."""
+
+    def __init__(self, module: fx.GraphModule, observers: dict[str, Observer], policy: Policy) -> None:
+        super().__init__(module)
+        self.observers, self.choice = observers, ObserverChoice(policy.observer)
+        self.observe_scores = policy.published
+
+    def run_node(self, n: fx.Node) -> object:
+        self._node = n
+        result = super().run_node(n)
+        if n.op == "call_function" and isinstance(result, Tensor):
+            if not bool(torch.isfinite(result).all()):
+                raise IntvitError(f"{n.meta.get('path') or n.name}: NaN or inf in the activations of {n.name}")
+            if n.name not in self.observers:
+                self.observers[n.name] = self.choice.make(result.shape[-1])
+            self.observers[n.name].update(result)
+        return result
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Attention keeps its scores to itself; I-ViT's form quantizes them, so they are observed here."""
+        if target is floatops.attention and self.observe_scores:
+            q, k, _, heads, scale = args
+            queries, keys = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))
+            name = scores_name(self._node.name)
+            if name not in self.observers:
+                self.observers[name] = MinMax(1)
+            self.observers[name].update((queries @ keys.mT * scale).reshape(-1, 1))
+        return super().call_function(target, args, kwargs)
+
+
+def scores_name(attention: str) -> str:
+    return f"{attention}.scores"
+
+
+def roles_read(node: fx.Node) -> dict[Role, list[fx.Node]]:
+    """For what its users read `node`; a selection of tokens hands on what is read of it."""
+    roles: dict[Role, list[fx.Node]] = {}
+    for user in node.users:
+        if user.op == "output":
+            roles.setdefault(Role.OUTPUT, []).append(user)
+        elif user.target is floatops.select_tokens:
+            for role, readers in roles_read(user).items():
+                roles.setdefault(role, []).extend(readers)
+        else:
+            for argument, role in zip(user.args, READS[user.target], strict=False):  # type: ignore[index]
+                if argument is node:
+                    roles.setdefault(role, []).append(user)
+    return roles
+
+
+def stored_role(node: fx.Node) -> Role:
+    """The grid that the integer operation of `node` writes; readers that want another get a requantization."""
+    if node.target is floatops.select_tokens:
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        return stored_role(source)
+    if node.target is floatops.linear:
+        return Role.ACCUMULATOR
+    if node.target in (floatops.patchify, floatops.gelu, floatops.attention):
+        return Role.PRODUCT
+    if node.target is floatops.layer_norm and set(roles_read(node)) == {Role.PRODUCT}:
+        return Role.PRODUCT
+    return Role.WIDE
+
+
+def assign_grids(
+    graph: FloatGraph, observers: Mapping[str, Observer], input_grid: InputGrid, policy: Policy
+) -> CalibratedGraph:
+    """The grid of every tensor in every role in which it is read or written, and the scale of every weight row."""
+    result = CalibratedGraph(graph, input_grid, policy.published)
+    for node in graph.module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        if node.target is floatops.patchify:
+            result = result.with_grid(node, Role.PRODUCT, _pixel_grid(node, input_grid))
+            continue
+        if node.target is floatops.select_tokens:
+            result = result.with_alias(node, node.args[0])
+            continue
+        result = result.with_mean(node, observers[node.name].mean)
+        for role in {*roles_read(node), stored_role(node)} - {Role.ACCUMULATOR}:
+            result = result.with_grid(node, role, _grid(node, role, observers[node.name], policy))
+        if node.target is floatops.attention and policy.published:
+            scores = Grid.symmetric(_magnitude(observers[scores_name(node.name)], 1), "int8")
+            result = result.with_grid(node, Role.LOGIT, scores)
+        if node.target is floatops.linear:
+            result = result.with_weight_scale(node, _weight_scale(graph.module, node, result))
+    return _with_shared_scales(result) if policy.published else result
+
+
+def _pixel_grid(node: fx.Node, input_grid: InputGrid) -> Grid:
+    """Of the int8 `pixel - 128` in each column of a patch, channels last."""
+    _, height, width = node.args
+    assert isinstance(height, int) and isinstance(width, int)
+    scale = torch.tensor(input_grid.scale, dtype=torch.float64).repeat(height * width)
+    offset = torch.tensor(input_grid.offset, dtype=torch.float64).repeat(height * width)
+    return Grid(scale, offset + 128 * scale, "int8")
+
+
+def _grid(node: fx.Node, role: Role, observer: Observer, policy: Policy) -> Grid:
+    channels = observer.mean.numel()
+    if role is Role.PRODUCT and not policy.published:
+        if node.target is floatops.gelu:
+            return _with_whole_zero_point(Grid.affine(*observer.bounds(1), "int8"))
+        if stored_role(node) is Role.PRODUCT and node.target is floatops.layer_norm:
+            return Grid.affine(*observer.bounds(channels), "int8")
+        return Grid.symmetric(_magnitude(observer, channels), "int8")
+    if role is Role.SCORE and not policy.published:
+        return Grid.symmetric(_magnitude(observer, heads_reading(node)).repeat_interleave(
+            channels // heads_reading(node)), "int8")  # fmt: skip
+    if role is Role.VALUE and not policy.published:
+        return Grid.symmetric(_magnitude(observer, channels), "int8")
+    if role is Role.FIXED and not policy.published:
+        return _fixed_point(_magnitude(observer, 1))
+    if role is Role.OUTPUT and node.target is floatops.linear:
+        bound = _magnitude(observer, 1).double() * OUTPUT_HEADROOM
+        return Grid((bound / OUTPUT_RANGE).clamp(min=1e-12), torch.zeros(1, dtype=torch.float64), "int32")
+    wide = role in (Role.WIDE, Role.OUTPUT)
+    return Grid.symmetric(_magnitude(observer, 1), "int16" if wide else "int8")
+
+
+def _magnitude(observer: Observer, groups: int) -> Tensor:
+    low, high = observer.bounds(groups)
+    return torch.maximum(-low, high).clamp(min=0)
+
+
+def _with_whole_zero_point(grid: Grid) -> Grid:
+    """The same grid with its offset at a multiple of the scale, for operations that add an integer zero point."""
+    return replace(grid, offset=torch.round(grid.offset / grid.scale) * grid.scale)
+
+
+def _fixed_point(bound: Tensor) -> Grid:
+    """int16 with as many fraction bits as `bound` leaves, at most those of the GELU."""
+    whole_bits = math.ceil(math.log2(max(float(bound), 1e-9)))
+    fraction = max(0, min(GELU_FRACTION, 15 - max(whole_bits, 0) - 1))
+    scale = torch.tensor([2.0**-fraction], dtype=torch.float64)
+    return Grid(scale, torch.zeros_like(scale), "int16")
+
+
+def heads_reading(node: fx.Node) -> int:
+    """The number of heads of the attention that reads `node` as queries or keys."""
+    return next(int(user.args[3]) for user in roles_read(node)[Role.SCORE])  # type: ignore[arg-type]
+
+
+def _weight_scale(module: fx.GraphModule, node: fx.Node, result: CalibratedGraph) -> Tensor:
+    """Per row: the largest weight, with the input's scales folded in, is 127."""
+    source, weight = node.args[0], node.args[1]
+    assert isinstance(source, fx.Node) and isinstance(weight, fx.Node)
+    folded = module.get_buffer(str(weight.target)).double() * result.grid(source, Role.PRODUCT).scale
+    return (folded.abs().amax(1) / 127).clamp(min=1e-15)
+
+
+def _with_shared_scales(result: CalibratedGraph) -> CalibratedGraph:
+    """I-ViT's one scale for q, k and v: the largest of the three."""
+    for node in result.source.module.graph.nodes:
+        if node.target is floatops.attention:
+            operands = list(zip(node.args[:3], READS[floatops.attention], strict=True))
+            scale = torch.stack([result.grid(x, role).scale for x, role in operands]).amax(0)
+            for x, role in operands:
+                result = result.with_grid(x, role, Grid(scale, torch.zeros_like(scale), "int8"))
+    return result

@@ -1,0 +1,63 @@
+"""From a torch module to a `FloatGraph`: `torch.export` with a dynamic batch, then `canonicalize`.
+
+| file              | what                                                                     |
+|-------------------|--------------------------------------------------------------------------|
+| `canonicalize.py` | the walk over the exported program                                       |
+| `rules.py`        | one rule per ATen operation that computes                                |
+| `builder.py`      | emits canonical operations, cuts views to nodes                          |
+| `values.py`       | what a tensor is known to be: a view of a token tensor, scores, a constant |
+"""
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from intvit.errors import IntvitError, UnsupportedOp, VerifyError
+from intvit.frontend.canonicalize import canonicalize
+from intvit.frontend.values import PROBE
+from intvit.stages import FloatGraph
+
+__all__ = ["capture"]
+
+
+def capture(model: nn.Module | ExportedProgram, input_shape: tuple[int, int, int] | None = None) -> FloatGraph:
+    """The canonical graph of `model`, an `nn.Module` or an exported program, for images `[channels, height, width]`.
+
+    Raises `UnsupportedOp` with every operation that has no integer form, `IntvitError` where export itself fails.
+    """
+    program = model if isinstance(model, ExportedProgram) else _exported(model, input_shape or (3, 224, 224))
+    graph = canonicalize(program)
+    if isinstance(model, nn.Module):
+        _check_unchanged(model, graph)
+    return graph
+
+
+def _exported(model: nn.Module, shape: tuple[int, int, int]) -> ExportedProgram:
+    image = torch.zeros(PROBE, *shape)
+    was_training = model.training
+    model.eval()
+    try:
+        return torch.export.export(model, (image,), dynamic_shapes=({0: Dim("batch")},))
+    except Exception as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UnsupportedOp(
+            f"torch.export cannot capture {type(model).__name__} for images {list(shape)} with a dynamic batch: {first}"
+        ) from error
+    finally:
+        model.train(was_training)
+
+
+@torch.inference_mode()
+def _check_unchanged(model: nn.Module, graph: FloatGraph) -> None:
+    """The canonical graph computes what the model computes, at another batch than the one it was traced with."""
+    image = torch.rand(PROBE + 1, *graph.input_shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    was_training = model.training
+    model.eval()
+    expected = [leaf for leaf in torch.utils._pytree.tree_leaves(model(image)) if isinstance(leaf, torch.Tensor)]
+    model.train(was_training)
+    if not all(bool(torch.isfinite(e).all()) for e in expected):
+        raise IntvitError("the model's output is not finite on a random image: check its weights for NaN or inf")
+    for i, (want, got) in enumerate(zip(expected, graph(image), strict=True)):
+        error = (want - got).norm() / want.norm().clamp(min=1e-12)
+        if error > 1e-2:
+            raise VerifyError(f"canonicalization changed output {i} by {error:.1%}: please report this model")

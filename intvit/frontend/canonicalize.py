@@ -1,0 +1,154 @@
+"""Walks an exported program with abstract values and leaves a graph of canonical float operations.
+
+    aten graph, any spelling          canonical graph
+    conv2d, flatten, transpose   ->   patchify, linear
+    reshape, permute, unbind     ->   (nothing: index maps)
+    softmax(q @ k.T * s) @ v     ->   attention
+    dropout, to, contiguous      ->   (nothing)
+    linear, mul(gamma)           ->   linear
+
+Whatever depends on constants only is computed here. An operation that has no rule is recorded with its module path
+and the walk goes on, so that the user learns of every one at once (`UnsupportedOp`).
+"""
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from intvit.errors import IntvitError, UnsupportedOp
+from intvit.frontend.builder import Builder
+from intvit.frontend.rules import RULES, image_view
+from intvit.frontend.values import PROBE, Constant, NotCanonical, Unknown, Value, View
+from intvit.stages import FloatGraph
+
+IDENTITY = {"dropout", "dropout_", "to", "_to_copy", "detach", "detach_", "alias", "lift_fresh_copy", "clone",
+            "contiguous", "feature_dropout", "_dropout", "identity"}  # fmt: skip
+MOVEMENT = {"view", "reshape", "_unsafe_view", "permute", "transpose", "t", "flatten", "unflatten", "squeeze",
+            "unsqueeze", "select", "slice", "unbind", "split", "split_with_sizes", "chunk", "narrow", "expand",
+            "expand_as", "movedim", "swapaxes", "flip", "roll"}  # fmt: skip
+IGNORED = {"_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "sym_constrain_range_for_size"}
+
+
+def canonicalize(program: ExportedProgram) -> FloatGraph:
+    """The canonical graph of a program with one image input `[batch, channels, height, width]`.
+
+    Raises `UnsupportedOp` with every operation that cannot be expressed, each with its module path and reason.
+    """
+    return _Walk(program).run()
+
+
+class _Walk:
+    def __init__(self, program: ExportedProgram) -> None:
+        self.program = program
+        self.builder = Builder()
+        self.values: dict[fx.Node, Any] = {}
+        self.unsupported: list[str] = []
+        self.input_shape: tuple[int, ...] = ()
+
+    def run(self) -> FloatGraph:
+        self._inputs()
+        outputs: list[Any] = []
+        for node in self.program.graph.nodes:
+            if node.op == "call_function":
+                self.values[node] = self._call(node)
+            elif node.op == "output":
+                outputs = self._outputs(node)
+        if self.unsupported:
+            raise UnsupportedOp(
+                f"{len(self.unsupported)} operations have no integer form:\n  " + "\n  ".join(self.unsupported)
+            )
+        self.builder.graph.output(tuple(view.base for view, _ in outputs))
+        self.builder.graph.eliminate_dead_code()
+        return FloatGraph.of(
+            self.builder.root, self.builder.graph, self.input_shape, tuple(shape for _, shape in outputs)
+        )
+
+    def _inputs(self) -> None:
+        state = {**self.program.state_dict, **self.program.constants}
+        specs = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
+        images = []
+        for node in self.program.graph.find_nodes(op="placeholder"):
+            spec = specs[node.name]
+            if spec.kind == InputKind.USER_INPUT:
+                images.append(node)
+            else:
+                self.values[node] = Constant(state[spec.target].detach())
+        for node in self.program.graph.find_nodes(op="get_attr"):
+            self.values[node] = Constant(getattr(self.program.graph_module, node.target).detach())
+        used = [node for node in images if node.users and "val" in node.meta]
+        if len(used) != 1 or used[0].meta["val"].ndim != 4:
+            found = ", ".join(f"{node.name} {list(getattr(node.meta.get('val'), 'shape', []))}" for node in used)
+            raise IntvitError(f"the model must take one image tensor [batch, channels, height, width]; it takes {found}")
+        shape = used[0].meta["val"].shape
+        self.input_shape = tuple(int(size) for size in shape[1:])
+        self.values[used[0]] = image_view(self.builder.graph.placeholder("image"), *self.input_shape)
+
+    def _call(self, node: fx.Node) -> Any:
+        name = _name(node)
+        stack = node.meta.get("nn_module_stack") or {}
+        self.builder.path = next(reversed([path for path, _ in stack.values()]), "") if stack else ""
+        args = fx.map_arg(node.args, self.values.__getitem__)
+        kwargs = fx.map_arg(node.kwargs, self.values.__getitem__)
+        flat = [leaf for leaf in torch.utils._pytree.tree_leaves((args, kwargs))]
+        if any(isinstance(leaf, Unknown) for leaf in flat) or name in IGNORED:
+            return Unknown()
+        try:
+            return self._value(node, name, args, kwargs, flat)
+        except NotCanonical as reason:
+            self.unsupported.append(f"{self.builder.path or '(model)'}: {name}: {reason}")
+            return Unknown()
+
+    def _value(self, node: fx.Node, name: str, args: Any, kwargs: Any, flat: list[Any]) -> Any:
+        if name == "sym_size":
+            return PROBE if args[1] == 0 else int(node.args[0].meta["val"].shape[args[1]])  # type: ignore[union-attr]
+        if node.target is operator.getitem:
+            return args[0][args[1]]
+        if not any(isinstance(leaf, Value) and not isinstance(leaf, Constant) for leaf in flat):
+            return _evaluated(node.target, args, kwargs)
+        if name in IDENTITY:
+            return args[0]
+        if name in MOVEMENT and isinstance(args[0], View):
+            move = torch.reshape if name in ("view", "_unsafe_view") else node.target
+            moved = move(args[0].index, *args[1:], **kwargs)  # type: ignore[operator]
+            return args[0].moved(moved) if isinstance(moved, torch.Tensor) else [args[0].moved(m) for m in moved]
+        if name in MOVEMENT and name in ("view", "reshape", "expand", "contiguous"):
+            return args[0]
+        if name not in RULES:
+            raise NotCanonical("no rule for this operation")
+        return RULES[name](self.builder, *args, **kwargs)
+
+    def _outputs(self, node: fx.Node) -> list[tuple[View, tuple[int, ...]]]:
+        outputs = []
+        for source in node.args[0]:  # type: ignore[union-attr]
+            value = self.values[source] if isinstance(source, fx.Node) else source
+            if value is None or isinstance(value, Unknown):
+                continue
+            try:
+                if not isinstance(value, View):
+                    raise NotCanonical("an output that does not depend on the image")
+                outputs.append((self.builder.cut(value), tuple(value.index.shape[1:])))
+            except NotCanonical as reason:
+                self.unsupported.append(f"output {source}: {reason}")
+        return outputs
+
+
+def _name(node: fx.Node) -> str:
+    packet = getattr(node.target, "overloadpacket", None)
+    return packet.__name__ if packet is not None else getattr(node.target, "__name__", str(node.target))
+
+
+def _evaluated(target: Any, args: Any, kwargs: Any) -> Any:
+    """The result of an operation on constants and numbers."""
+
+    def unwrapped(value: Any) -> Any:
+        return value.tensor if isinstance(value, Constant) else value
+
+    def wrapped(value: Any) -> Any:
+        return Constant(value) if isinstance(value, torch.Tensor) else value
+
+    tree_map = torch.utils._pytree.tree_map
+    return tree_map(wrapped, target(*tree_map(unwrapped, args), **tree_map(unwrapped, kwargs)))

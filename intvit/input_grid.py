@@ -1,0 +1,73 @@
+"""The boundary from a normalized float image to the uint8 pixels that an integer model reads. numpy only.
+
+A pixel `p` stands for the normalized value `scale · p + offset` of its channel. Where images come from files that is
+`scale = 1 / (255 std)`, `offset = -mean / std`: the integers are the pixels themselves and nothing is rounded.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intvit.errors import IntvitError
+
+
+@dataclass(frozen=True)
+class InputGrid:
+    """Per-channel scale and offset of pixels, and the image's `[channels, height, width]`."""
+
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of_pixels(cls, mean: tuple[float, ...], std: tuple[float, ...], shape: tuple[int, int, int]) -> "InputGrid":
+        """Of 8-bit images normalized with `mean` and `std` (of values in 0..1)."""
+        return cls(
+            tuple(1 / (255 * s) for s in std), tuple(-m / s for m, s in zip(mean, std, strict=True)), shape
+        )
+
+    @classmethod
+    def of_range(cls, low: float, high: float, shape: tuple[int, int, int]) -> "InputGrid":
+        """Of float images between `low` and `high`."""
+        step = max(high - low, 1e-12) / 255
+        return cls((step,) * shape[0], (low,) * shape[0], shape)
+
+    def holds(self, images: NDArray[np.float32], tolerance: float = 0.02) -> bool:
+        """Whether normalized images lie on this grid: they came from 8-bit pixels."""
+        exact = self._pixels(images)
+        nearest = np.clip(np.rint(exact), 0, 255)
+        return bool(np.abs(exact - nearest).max(initial=0) <= tolerance)
+
+    def _pixels(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
+        scale = np.asarray(self.scale).reshape(-1, 1, 1)
+        offset = np.asarray(self.offset).reshape(-1, 1, 1)
+        return (images - offset) / scale
+
+    def pixels(self, images: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """uint8 `[N, H, W, C]` of raw pixels in that layout, or of normalized floats `[N, C, H, W]`.
+
+        Raises `IntvitError` for any other dtype or shape, and for NaN or inf.
+        """
+        channels, height, width = self.shape
+        if images.dtype == np.uint8:
+            if images.ndim != 4 or images.shape[1:] != (height, width, channels):
+                raise IntvitError(
+                    f"uint8 images must be [batch, {height}, {width}, {channels}], not {list(images.shape)}"
+                )
+            return np.ascontiguousarray(images)
+        if images.dtype != np.float32:
+            raise IntvitError(f"images must be float32 (normalized) or uint8 (raw), not {images.dtype}: cast them first")
+        if images.ndim != 4 or images.shape[1:] != self.shape:
+            raise IntvitError(
+                f"float32 images must be [batch, {channels}, {height}, {width}], not {list(images.shape)}"
+            )
+        if not np.isfinite(images).all():
+            raise IntvitError("images hold NaN or inf: check the preprocessing")
+        nearest = np.clip(np.rint(self._pixels(images)), 0, 255).astype(np.uint8)
+        return np.ascontiguousarray(nearest.transpose(0, 2, 3, 1))
+
+    def normalized(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The float images `[N, C, H, W]` that `pixels` `[N, H, W, C]` stand for."""
+        real = pixels * np.asarray(self.scale) + np.asarray(self.offset)
+        return np.ascontiguousarray(real.transpose(0, 3, 1, 2).astype(np.float32))

@@ -1,0 +1,73 @@
+"""The register tile that the matrix kernels share: widened rows, and rows x vectors of sums that stay in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from intvit.kernels.arith import Buffer, Expr, let, load, store
+from intvit.kernels.function import registers
+from intvit.kernels.isa import Isa
+from intvit.kernels.pack import round_up
+
+
+def even_blocks(count: int, most: int, ways: int = 2) -> int:
+    """Size of a block, at most `most`: of all that share `count` among `ways` threads, the one that wastes least.
+
+    A block costs its rows and about one row more (loads, loop), so between equals the larger one wins.
+    """
+    if count <= most:
+        return count
+    sizes = range(max(1, most // 2), most + 1)
+    return min(sizes, key=lambda size: (round_up(-(-count // size), ways) * (size + 1), -size))
+
+
+def row_stride(k: int) -> int:
+    """int16 elements between widened rows: not a power of two, so that rows do not share cache sets."""
+    return round_up(k, 32) + 32
+
+
+def runs(count: int, most: int) -> list[tuple[int, int]]:
+    """`count` neighbours as (offset, lanes): powers of two from `most` down, none past the end."""
+    found, offset, lanes = [], 0, most
+    while offset < count:
+        while lanes > count - offset:
+            lanes //= 2
+        found.append((offset, lanes))
+        offset += lanes
+    return found
+
+
+def widen_row(x: Buffer, start: tuple[Expr, ...], wide: Buffer, r: Expr, k: int, isa: Isa) -> None:
+    """`k` int8 from `start` on as int16 in row `r` of `wide`, with zeros up to the steps of the dot product."""
+    *outer, column = start
+    chunk = 2 * isa.lanes
+    whole = k // chunk * chunk
+    if whole:
+        with T.serial(whole // chunk) as i:
+            store(wide, (r, i * chunk), load(x, (*outer, column + i * chunk), chunk))
+    for offset, lanes in runs(k - whole, chunk):
+        store(wide, (r, whole + offset), load(x, (*outer, column + (whole + offset)), lanes))
+    for pad in range(k, max(2, -(-k // isa.group)) * isa.group):
+        store(wide, (r, pad), tirx.const(0, "int16"))
+
+
+def registers_from(start: Sequence[Expr | None], rows: int, isa: Isa) -> list[list[Buffer]]:
+    """Sums of `rows` rows and `len(start)` vectors of columns, each row beginning with `start` (`None`: zero)."""
+    sums = [registers(len(start), isa.lanes) for _ in range(rows)]
+    for v, value in enumerate(start):
+        first = tirx.const(0, f"int32x{isa.lanes}") if value is None else let(value)
+        for row in sums:
+            store(row[v], (0,), first)
+    return sums
+
+
+def add_products(sums: list[list[Buffer]], row: Callable[[int], Expr], columns: Sequence[Expr], isa: Isa) -> None:
+    """One step of the dot product: `sums[r][v] += row(r) . columns[v]`, `group` int16 of the row, as many of each column."""
+    bound = [let(column) for column in columns]
+    for r, accumulators in enumerate(sums):
+        a = let(isa.repeat(row(r)))
+        for accumulator, column in zip(accumulators, bound, strict=True):
+            store(accumulator, (0,), isa.dot(load(accumulator, (0,), isa.lanes), a, column))

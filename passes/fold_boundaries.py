@@ -1,0 +1,92 @@
+"""Removes the boundaries between lowered operations: the last pass.
+
+    quantize(dequantize(q, g), g)      ->  q
+    quantize(dequantize(q, g1), g2)    ->  intvit::requantize(q)      ratio s1 / s2, zero point (o1 - o2) / s2
+    output(dequantize(q, g))           ->  output(q)                  requantized to one scale where g has many
+
+A `quantize` of a float operation's result is left alone, with the reason; `lower` then refuses the graph.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from intvit import boundary
+from intvit.dialect.requantize import requantize
+from intvit.errors import VerifyError
+from intvit.grid import LIMITS, Grid, Role, dyadic_for
+from intvit.passes.base import Pass, Result, Skip
+from intvit.passes.lowering import Lowering
+
+
+@dataclass(frozen=True)
+class FoldBoundaries(Pass):
+    """Pairs of `dequantize` and `quantize`, and the outputs."""
+
+    name: ClassVar[str] = "fold-boundaries"
+
+    def apply(self, graph: Lowering) -> Result:
+        result = Result()
+        self._outputs(graph)
+        for node in graph.find(boundary.quantize):
+            source = node.args[0]
+            if not isinstance(source, fx.Node) or source.target is not boundary.dequantize:
+                result.skips.append(Skip(node.name, f"{source} is still float"))
+                continue
+            with graph.replacing(node) as replacement:
+                replacement(self._folded(graph, source, node))
+            result.rewritten += 1
+        self._drop_output_boundaries(graph)
+        graph.finish(self.name)
+        return result
+
+    def _folded(self, graph: Lowering, source: fx.Node, target: fx.Node) -> fx.Node:
+        integers = source.args[0]
+        assert isinstance(integers, fx.Node)
+        if [_name(a) for a in source.args[1:]] == [_name(a) for a in target.args[1:]]:
+            return integers
+        before, after = grid_of(graph, source), grid_of(graph, target)
+        ratio = (before.scale / after.scale).expand(max(before.scale.numel(), after.scale.numel()))
+        zero_point = torch.round((before.offset - after.offset) / after.scale).unique()
+        if zero_point.numel() != 1:
+            raise VerifyError(f"{target.name}: a requantization needs one zero point for all channels")
+        span = LIMITS[after.dtype][1] + 1 + abs(int(zero_point))
+        number = dyadic_for(ratio, min(span, 1 << 20))
+        fields = (number.multiplier, number.pre_shift, number.shift, int(zero_point), after.dtype)
+        return graph.emit(requantize, integers, *fields)
+
+    def _outputs(self, graph: Lowering) -> None:
+        """An output whose integers have no single scale is read on the grid of its role."""
+        output = graph.graph.output_node()
+        args = []
+        for value in output.args[0]:  # type: ignore[union-attr]
+            if isinstance(value, fx.Node) and value.target is boundary.dequantize:
+                if graph.stored(value) is not Role.WIDE:
+                    with graph.graph.inserting_before(output):
+                        grid = graph.grid(value, Role.OUTPUT)
+                        value = graph.write(graph.read(value, grid), grid)
+            args.append(value)
+        output.args = (tuple(args),)
+
+    def _drop_output_boundaries(self, graph: Lowering) -> None:
+        output = graph.graph.output_node()
+        scales, args = [], []
+        for value in output.args[0]:  # type: ignore[union-attr]
+            if isinstance(value, fx.Node) and value.target is boundary.dequantize:
+                scales.append(float(grid_of(graph, value).scale))
+                value = value.args[0]
+            args.append(value)
+        output.args = (tuple(args),)
+        graph.output_scales = tuple(scales)
+
+
+def grid_of(graph: Lowering, node: fx.Node) -> Grid:
+    """The grid of a boundary node."""
+    _, scale, offset, dtype = node.args
+    return Grid(graph.value(scale), graph.value(offset), str(dtype))
+
+
+def _name(argument: Any) -> Any:
+    return argument.target if isinstance(argument, fx.Node) else argument

@@ -1,0 +1,61 @@
+"""Selects tokens before the operations that act on each token alone, so that the others are not computed at all.
+
+    select(layer_norm(x))      ->  layer_norm(select(x))
+    select(linear(x))          ->  linear(select(x))             gelu likewise
+    select(add(a, b))          ->  add(select(a), select(b))
+    select(attention(q, k, v)) ->  attention(select(q), k, v)
+
+A classifier reads one token: of the last block only its queries, projection and MLP for that token remain, 7 % of the
+products of a 12-block ViT. Where anything else reads the operation (hidden states as outputs) it is left alone.
+"""
+
+from typing import Any
+
+from torch import fx
+
+from intvit import floatops
+from intvit.stages import FloatGraph
+
+FIRST_ARGUMENT = (floatops.layer_norm, floatops.linear, floatops.gelu, floatops.attention)
+
+
+def hoist_selection(graph: FloatGraph) -> FloatGraph:
+    """The same function with every selection of tokens as early as it can be; the input is left as it is."""
+    module = fx.GraphModule(graph.module, fx.Graph())
+    outputs = module.graph.graph_copy(graph.module.graph, {}, return_output_node=True)
+    module.graph.output(outputs[0])  # type: ignore[index]
+    while any(_hoisted(module, node) for node in module.graph.find_nodes(
+        op="call_function", target=floatops.select_tokens)):  # type: ignore[arg-type]  # fmt: skip
+        module.graph.eliminate_dead_code()
+    return FloatGraph.of(module, module.graph, graph.input_shape, graph.output_shapes)
+
+
+def _hoisted(module: fx.GraphModule, select: fx.Node) -> bool:
+    source, start, stop = select.args
+    assert isinstance(source, fx.Node)
+    if source.op != "call_function" or len(source.users) > 1:
+        return False
+    if source.target in FIRST_ARGUMENT:
+        arguments: list[Any] = [source.args[0]]
+    elif source.target is floatops.add:
+        arguments = list(source.args)
+    else:
+        return False
+    with module.graph.inserting_before(source):
+        picked = tuple(_selected(module, argument, start, stop) for argument in arguments)
+    source.args = (*picked, *source.args[len(picked) :])
+    source.meta["shape"] = (stop - start, source.meta["shape"][1])  # type: ignore[operator]
+    select.replace_all_uses_with(source)
+    return True
+
+
+def _selected(module: fx.GraphModule, argument: Any, start: Any, stop: Any) -> fx.Node:
+    """Some tokens of a node, or of a constant `[tokens, channels]`."""
+    if argument.op == "get_attr":
+        constant = module.get_buffer(argument.target)
+        name = f"{argument.target}_{start}_{stop}"
+        module.register_buffer(name, constant[start:stop] if constant.shape[0] > 1 else constant)
+        return module.graph.get_attr(name)
+    node = module.graph.call_function(floatops.select_tokens, (argument, start, stop))
+    node.meta.update(path=argument.meta.get("path", ""), shape=(stop - start, argument.meta["shape"][1]))
+    return node

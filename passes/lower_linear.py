@@ -1,0 +1,64 @@
+"""Linear layers: int8 times int8 weights, exact int32 sums, every constant folded.
+
+    before   y: f32 = linear(x, W, b)                         x = s_k q_k + o_k per input channel k
+    after    acc: i32 = intvit::linear(q, w, c)               y_n ~ t_n acc_n,  t_n the weight scale of row n
+
+    w_nk = round(W_nk s_k / t_n)                              the input's scales fold into the columns
+    c_n  = round((b_n + Σ_k W_nk E[x_k]) / t_n - Σ_k w_nk E[q_k])
+
+The offsets `o_k` are inside `E[x_k] = s_k E[q_k] + o_k`, and so is bias correction: on average over the calibration
+images, the rounding of the weights does not shift the output (Nagel et al., arXiv:1906.04721, section 4.2). The result
+keeps the grid of its accumulators; what reads it requantizes (`fold-boundaries`) or adds it (`lower-residual`).
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from intvit import floatops
+from intvit.dialect.linear import linear
+from intvit.grid import Grid, Role
+from intvit.passes.base import LoweringPass, Skip
+from intvit.passes.lowering import Lowering
+
+MAX_BIAS = 1 << 30
+
+
+@dataclass(frozen=True)
+class LowerLinear(LoweringPass):
+    """Products with constant weights."""
+
+    name: ClassVar[str] = "lower-linear"
+    target: ClassVar[Any] = floatops.linear
+
+    def match(self, node: fx.Node, graph: Lowering) -> fx.Node | Skip:
+        if not all(graph.is_constant(argument) for argument in node.args[1:]):
+            return Skip(node.name, "its weights are not constant")
+        return node
+
+    def rewrite(self, site: fx.Node, graph: Lowering) -> fx.Node:
+        x, weight, bias = site.args
+        assert isinstance(x, fx.Node)
+        grid = graph.grid(x, Role.PRODUCT)
+        rows = graph.grid(site, Role.ACCUMULATOR)
+        mean = graph.calibrated.mean(graph.origin(x))
+        w, c = quantized_weights(graph.value(weight), graph.value(bias), grid, rows.scale, mean)
+        acc = graph.emit(linear, graph.read(x, grid), w, c)
+        return graph.write(acc, rows)
+
+
+def quantized_weights(
+    weight: Tensor, bias: Tensor, grid: Grid, scale: Tensor, mean: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """int8 weights `[N, K]` and int32 bias `[N]` for an input on `grid`, whose mean (float, `[K]`) is where known.
+
+    A bias beyond `MAX_BIAS` is clipped there and left to the overflow proof to refuse.
+    """
+    exact = weight.double()
+    w = torch.floor(exact * grid.scale / scale[:, None] + 0.5).clamp(-127, 127)
+    x_mean = grid.offset.expand(exact.shape[1]) if mean is None else mean
+    q_mean = (x_mean - grid.offset) / grid.scale
+    c = (bias.double() + exact @ x_mean) / scale - w @ q_mean.expand(exact.shape[1])
+    return w.to(torch.int8), torch.floor(c + 0.5).clamp(-MAX_BIAS, MAX_BIAS).to(torch.int32)

@@ -1,0 +1,76 @@
+"""The compiler from a calibrated graph to an integer graph: the passes, in order.
+
+A list, not a registry: to leave one out or add one, pass another list to `lower`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import fx
+
+from intvit import floatops
+from intvit.dialect import operation_of
+from intvit.errors import UnsupportedOp
+from intvit.passes.base import Pass
+from intvit.passes.fold_boundaries import FoldBoundaries
+from intvit.passes.lower_attention import LowerAttention
+from intvit.passes.lower_gelu import LowerGelu
+from intvit.passes.lower_layernorm import LowerLayerNorm
+from intvit.passes.lower_linear import LowerLinear
+from intvit.passes.lower_patchify import LowerPatchify
+from intvit.passes.lower_residual import LowerResidual
+from intvit.passes.lower_tokens import LowerConcatTokens, LowerSelectTokens
+from intvit.passes.lowering import Lowering
+from intvit.stages import CalibratedGraph, IntGraph
+
+PASSES: tuple[Pass, ...] = (
+    # image to tokens
+    LowerPatchify(),
+    LowerConcatTokens(),
+    LowerSelectTokens(),
+    # blocks
+    LowerLayerNorm(),
+    LowerLinear(),
+    LowerAttention(),
+    LowerGelu(),
+    LowerResidual(),
+    # nothing float is left between them
+    FoldBoundaries(),
+)
+
+
+def lower(
+    calibrated: CalibratedGraph, passes: Sequence[Pass] = PASSES, dump_ir: Path | None = None
+) -> IntGraph:
+    """The integer graph of a calibrated graph; `dump_ir` is a folder for the graph after every pass.
+
+    Raises `UnsupportedOp` with every float operation that is left, its module path and the reason of its pass.
+    """
+    graph = Lowering(calibrated)
+    reasons: dict[str, str] = {}
+    for i, step in enumerate(passes):
+        result = step.apply(graph)
+        reasons.update({skip.node: skip.reason for skip in result.skips})
+        if dump_ir is not None:
+            dump_ir.mkdir(parents=True, exist_ok=True)
+            title = f"# after {step.name}: {result.rewritten} sites, {len(result.skips)} skipped\n"
+            (dump_ir / f"{i:02d}-{step.name}.txt").write_text(title + printed(graph.graph) + "\n")
+    left = [node for node in graph.graph.nodes if node.op == "call_function" and operation_of(node.target) is None]
+    if left:
+        raise UnsupportedOp(
+            f"{len(left)} float operations are left:\n  " + "\n  ".join(_described(node, reasons) for node in left)
+        )
+    return IntGraph.of(
+        graph.module, calibrated.input_grid, graph.output_scales, calibrated.source.output_shapes
+    )
+
+
+def printed(graph: fx.Graph) -> str:
+    """One line per operation, as the dump shows it."""
+    return "\n".join(str(node.format_node()) for node in graph.nodes if node.op != "get_attr")
+
+
+def _described(node: fx.Node, reasons: dict[str, str]) -> str:
+    kind = node.target.__name__ if callable(node.target) else str(node.target)
+    reason = reasons.get(node.name, "no pass for it" if node.target in floatops.OPERATIONS else "its neighbour is float")
+    return f"{node.meta.get('path') or '(model)'}: {kind} {node.name}: {reason}"

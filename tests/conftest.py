@@ -1,0 +1,48 @@
+"""What several tests need: torchvision beside a CPU torch, no network, the measuring data, generated photographs."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is first imported
+
+from intvit.libraries import prepare_imports
+
+prepare_imports()
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder with DeiT-Tiny and 1300 images, which is not part of the project."""
+    folder = os.environ.get("INTVIT_DATA")
+    if not folder:
+        pytest.skip("INTVIT_DATA is not set (the folder with deit_tiny_patch16_224.safetensors and imagenet_val1300/)")
+    return Path(folder)
+
+
+Photograph = Callable[..., Image.Image]
+
+
+@pytest.fixture(scope="session")
+def photograph() -> Photograph:
+    """`photograph(height, width, seed=0, mode="RGB")`, a generated picture."""
+    return _photograph
+
+
+def _photograph(height: int, width: int, seed: int = 0, mode: str = "RGB") -> Image.Image:
+    """Something like a photograph: smooth colours, hard edges and a little noise."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (7, 9, 3), np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    pixels = np.asarray(coarse, np.int32).copy()
+    pixels[height // 3 : height // 2, width // 4 : width // 2] = random.integers(0, 256, 3)
+    pixels += random.integers(-12, 13, pixels.shape)
+    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(random.integers(0, 256, (height, width), np.uint8)))
+    return image.convert(mode)
