@@ -179,7 +179,7 @@ def assign_grids(
             scores = Grid.symmetric(_magnitude(observers[scores_name(node.name)], 1), "int8")
             result = result.with_grid(node, Role.LOGIT, scores)
         if node.target is floatops.linear:
-            result = result.with_weight_scale(node, _weight_scale(graph.module, node, result))
+            result = result.with_grid(node, Role.ACCUMULATOR, _accumulator_grid(graph.module, node, result))
     return _with_shared_scales(result) if policy.published else result
 
 
@@ -237,12 +237,13 @@ def heads_reading(node: fx.Node) -> int:
     return next(int(user.args[3]) for user in roles_read(node)[Role.SCORE])  # type: ignore[arg-type]
 
 
-def _weight_scale(module: fx.GraphModule, node: fx.Node, result: CalibratedGraph) -> Tensor:
+def _accumulator_grid(module: fx.GraphModule, node: fx.Node, result: CalibratedGraph) -> Grid:
     """Per row: the largest weight, with the input's scales folded in, is 127."""
     source, weight = node.args[0], node.args[1]
     assert isinstance(source, fx.Node) and isinstance(weight, fx.Node)
     folded = module.get_buffer(str(weight.target)).double() * result.grid(source, Role.PRODUCT).scale
-    return (folded.abs().amax(1) / 127).clamp(min=1e-15)
+    scale = (folded.abs().amax(1) / 127).clamp(min=1e-15)
+    return Grid(scale, torch.zeros_like(scale), "int32")
 
 
 def _with_shared_scales(result: CalibratedGraph) -> CalibratedGraph:

@@ -12,6 +12,16 @@ from intvit.grid import Grid, Role
 from intvit.input_grid import InputGrid
 
 
+def copy_of(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy of the graph, with the same names, over the same constants; those that no node uses are left out."""
+    root = torch.nn.Module()
+    for name in sorted({str(node.target) for node in module.graph.find_nodes(op="get_attr")}):
+        root.register_buffer(name, module.get_buffer(name))
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    return fx.GraphModule(root, graph)
+
+
 @dataclass(frozen=True)
 class FloatGraph:
     """An fx graph of `intvit.floatops` only; node `image` is `[batch, *input_shape]`, output `i` `[batch, *output_shapes[i]]`."""
@@ -29,7 +39,6 @@ class FloatGraph:
         output_shapes: tuple[tuple[int, ...], ...],
     ) -> "FloatGraph":
         module = fx.GraphModule(root, graph)
-        module.delete_all_unused_submodules()
         illegal = [n for n in graph.nodes if n.op == "call_function" and n.target not in floatops.OPERATIONS]
         if illegal:
             raise AssertionError(f"not canonical: {illegal}")
@@ -53,14 +62,10 @@ class CalibratedGraph:
     grids: Mapping[tuple[str, Role], Grid] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     means: Mapping[str, Tensor] = field(default_factory=dict)
-    weight_scales: Mapping[str, Tensor] = field(default_factory=dict)
 
     def grid(self, node: fx.Node, role: Role) -> Grid:
         """The grid of `node` where it is read or written as `role`; a selection of tokens has its source's."""
         name = self.aliases.get(node.name, node.name)
-        if role is Role.ACCUMULATOR:
-            scale = self.weight_scales[name]
-            return Grid(scale, torch.zeros_like(scale), "int32")
         return self.grids[name, role]
 
     def mean(self, node: fx.Node) -> Tensor | None:
@@ -74,9 +79,6 @@ class CalibratedGraph:
 
     def with_mean(self, node: fx.Node, mean: Tensor) -> "CalibratedGraph":
         return replace(self, means={**self.means, node.name: mean})
-
-    def with_weight_scale(self, node: fx.Node, scale: Tensor) -> "CalibratedGraph":
-        return replace(self, weight_scales={**self.weight_scales, node.name: scale})
 
 
 @dataclass(frozen=True)
@@ -99,15 +101,8 @@ class IntGraph:
         output_scales: tuple[float, ...],
         output_shapes: tuple[tuple[int, ...], ...],
     ) -> "IntGraph":
-        """A graph without anything that no node uses; each constant is one buffer."""
-        used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-        root = torch.nn.Module()
-        for name in sorted(used):
-            root.register_buffer(name, module.get_buffer(name))
-        graph = fx.Graph()
-        output = graph.graph_copy(module.graph, {})
-        graph.output(output)
-        return cls(fx.GraphModule(root, graph), input_grid, output_scales, output_shapes)
+        """A graph of its own, without constants that no node uses."""
+        return cls(copy_of(module), input_grid, output_scales, output_shapes)
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """The reference: the integer outputs of uint8 images `[batch, H, W, C]`."""

@@ -23,7 +23,7 @@ from tvm.tirx.script import builder as T
 from intvit.kernels.arith import Buffer, Expr, bit_length, clamp, lanes_of, let, load, load32, rshift, sat16, store, widen
 from intvit.kernels.function import Tensor, function, registers, symbol
 from intvit.kernels.isa import Isa
-from intvit.kernels.tile import even_blocks
+from intvit.kernels.tile import across, even_blocks
 
 LIMITS = {"int8": (-128, 127), "int16": (-32768, 32767)}
 INT32 = "int32"
@@ -82,17 +82,6 @@ def layernorm(
         Tensor("y", (rows, channels), dtype),
     ]
     return function(name, tensors, body)
-
-
-def across(count: int, isa: Isa, visit: Callable[[Expr, int], None]) -> None:
-    """`visit(column, lanes)` over all columns: whole vectors, then one column at a time."""
-    whole = count // isa.lanes
-    if whole:
-        with T.serial(whole) as i:
-            visit(let(i * isa.lanes), isa.lanes)
-    if count % isa.lanes:
-        with T.serial(count % isa.lanes) as i:
-            visit(let(whole * isa.lanes + i), 1)
 
 
 def reduced(

@@ -40,6 +40,17 @@ def runs(count: int, most: int) -> list[tuple[int, int]]:
     return found
 
 
+def across(count: int, isa: Isa, visit: Callable[[Expr, int], None]) -> None:
+    """`visit(column, lanes)` over all columns: whole vectors, then one column at a time."""
+    whole = count // isa.lanes
+    if whole:
+        with T.serial(whole) as i:
+            visit(let(i * isa.lanes), isa.lanes)
+    if count % isa.lanes:
+        with T.serial(count % isa.lanes) as i:
+            visit(let(whole * isa.lanes + i), 1)
+
+
 def widen_row(x: Buffer, start: tuple[Expr, ...], wide: Buffer, r: Expr, k: int, isa: Isa) -> None:
     """`k` int8 from `start` on as int16 in row `r` of `wide`, with zeros up to the steps of the dot product."""
     *outer, column = start

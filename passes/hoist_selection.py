@@ -14,16 +14,14 @@ from typing import Any
 from torch import fx
 
 from intvit import floatops
-from intvit.stages import FloatGraph
+from intvit.stages import FloatGraph, copy_of
 
 FIRST_ARGUMENT = (floatops.layer_norm, floatops.linear, floatops.gelu, floatops.attention)
 
 
 def hoist_selection(graph: FloatGraph) -> FloatGraph:
     """The same function with every selection of tokens as early as it can be; the input is left as it is."""
-    module = fx.GraphModule(graph.module, fx.Graph())
-    outputs = module.graph.graph_copy(graph.module.graph, {}, return_output_node=True)
-    module.graph.output(outputs[0])  # type: ignore[index]
+    module = copy_of(graph.module)
     while any(_hoisted(module, node) for node in module.graph.find_nodes(
         op="call_function", target=floatops.select_tokens)):  # type: ignore[arg-type]  # fmt: skip
         module.graph.eliminate_dead_code()

@@ -54,7 +54,7 @@ class LowerAttention(LoweringPass):
         _, keys, _, heads, _ = site.args
         to_log2 = dyadic_for(score * math.log2(math.e) * 2**LOG2_FRACTION, LOG2_SPAN)
         to_out = dyadic_for(ratio / 2**MEAN_FRACTION, INT8_SPAN)
-        bits = min(self.bits, exponential_bits(keys.meta["shape"][0]))  # type: ignore[union-attr]
+        bits = min(self.bits, exponential_bits(graph.origin(keys).meta["shape"][0]))
         return graph.emit(attention, *operands, heads, *_fields(to_log2), bits, *_fields(to_out))
 
     def _published(self, graph: Lowering, site: fx.Node, score: Tensor, ratio: Tensor, operands: list[fx.Node]) -> fx.Node:

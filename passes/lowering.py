@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from intvit.calibrate import stored_role
 from intvit.dialect import operation_of
 from intvit.errors import VerifyError
 from intvit.grid import Grid, Role
-from intvit.stages import CalibratedGraph
+from intvit.stages import CalibratedGraph, copy_of
 
 LEGAL = {*floatops.OPERATIONS, boundary.quantize, boundary.dequantize}
 
@@ -27,11 +26,11 @@ class Lowering:
 
     def __init__(self, calibrated: CalibratedGraph) -> None:
         self.calibrated = calibrated
-        self.module = deepcopy(calibrated.source.module)
+        self.module = copy_of(calibrated.source.module)
         self.graph = self.module.graph
         self._names: dict[str, fx.Node] = {node.name: node for node in self.graph.nodes}
         self._stored = {n.name: stored_role(n) for n in self.graph.nodes if n.op == "call_function"}
-        self._grids: dict[tuple[int, str], tuple[str, str]] = {}
+        self._grids: dict[Grid, tuple[str, str]] = {}
         self._path = ""
         self.output_scales: tuple[float, ...] = ()
 
@@ -60,11 +59,9 @@ class Lowering:
         return self._boundary(boundary.dequantize, node, grid)
 
     def _boundary(self, target: Callable[..., Tensor], node: fx.Node, grid: Grid) -> fx.Node:
-        names = self._grids.get((id(grid), grid.dtype))
-        if names is None:
-            names = (self.add_buffer("scale", grid.scale), self.add_buffer("offset", grid.offset))
-            self._grids[id(grid), grid.dtype] = names
-        scale, offset = (self.graph.get_attr(name) for name in names)
+        if grid not in self._grids:
+            self._grids[grid] = (self.add_buffer("scale", grid.scale), self.add_buffer("offset", grid.offset))
+        scale, offset = (self.graph.get_attr(name) for name in self._grids[grid])
         return self.graph.call_function(target, (node, scale, offset, grid.dtype))
 
     # Building

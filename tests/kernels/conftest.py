@@ -1,0 +1,62 @@
+"""Kernels are compiled for the machine's own CPU and for the lesser instruction sets that it also runs."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TVM_NUM_THREADS", "2")  # TVM reads it once, when a thread first runs a kernel
+
+tvm = pytest.importorskip("tvm")
+from tvm.target import Target, codegen  # noqa: E402
+
+from intvit.kernels.isa import NARROW, WIDE, Isa, detect  # noqa: E402
+
+CPUS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3", "sse2": "x86-64"}
+FEATURE = {"avx512": "avx512bw", "avx2": "avx2", "sse2": "sse2"}
+
+
+def host() -> Target:
+    return Target({"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()})
+
+
+def _cases() -> list[Any]:
+    native = host()
+    on_x86 = codegen.llvm_get_system_triple().startswith("x86_64")
+    cases = [pytest.param((native, detect(native)), id=f"host-{detect(native).name}")]
+    for name, cpu in CPUS.items() if on_x86 else ():
+        target = Target({"kind": "llvm", "mcpu": cpu})
+        missing = not codegen.target_has_features(FEATURE[name], native)
+        cases.append(pytest.param((target, detect(target)), id=name, marks=pytest.mark.skipif(missing, reason=f"no {name}")))
+    return [*cases, *(pytest.param((native, isa), id=isa.name) for isa in (WIDE, NARROW))]
+
+
+@pytest.fixture(params=_cases(), scope="session")
+def machine(request: pytest.FixtureRequest) -> tuple[Target, Isa]:
+    """A target that this machine runs, and an instruction set of the kernels for it."""
+    case: tuple[Target, Isa] = request.param
+    return case
+
+
+GUARD = 256  # bytes before and after an output that must stay as they are
+
+Run = Callable[..., np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def run(machine: tuple[Target, Isa]) -> Run:
+    """`run(function, inputs, shape, dtype)`: compile for the machine, call, check that nothing was written beside the output."""
+
+    def call(function: Any, inputs: list[np.ndarray], shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        kernel = tvm.compile(function, target=machine[0])[function.attrs["global_symbol"]]
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        memory = np.full(size + 2 * GUARD + 64, 101, np.uint8)
+        start = GUARD + -(memory.ctypes.data + GUARD) % 64  # TVM wants 64-byte alignment
+        y = memory[start : start + size].view(dtype).reshape(shape)
+        kernel(*[tvm.runtime.tensor(np.ascontiguousarray(x)) for x in inputs], tvm.runtime.from_dlpack(y))
+        assert (memory[:start] == 101).all() and (memory[start + size :] == 101).all(), "wrote outside the output"
+        return y
+
+    return call

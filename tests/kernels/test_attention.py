@@ -1,0 +1,66 @@
+"""`attention` against `intvit::attention`, bit by bit."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from intvit.dialect import attention as dialect
+from intvit.kernels import attention as kernels
+from intvit.kernels import pack
+from intvit.kernels.epilogue import Epilogue, Requantize
+
+
+def check(machine, run, sizes, batch=1, bits=13, seed=0, kind="random"):
+    """`sizes`: heads, queries, keys, head size, value size."""
+    random = np.random.default_rng(seed)
+    heads, queries, keys, d, e = sizes
+    q, k, v = (
+        random.integers(-128, 128, (batch, tokens, heads * width)).astype(np.int8)
+        for tokens, width in ((queries, d), (keys, d), (keys, e))
+    )
+    if kind == "lowest":
+        q[:], k[:], v[:] = -128, -128, -128
+    elif kind == "outlier":
+        q[:], k[:, -1], k[:, :-1], v[:] = 127, 127, -128, 127
+    score_pre, score_mul = random.integers(0, 7, heads), random.integers(500, 32768, heads)
+    pre, mul = random.integers(0, 3, heads * e), random.integers(-32768, 32768, heads * e)
+    shift, score_shift = int(random.integers(8, 16)), int(random.integers(10, 16))
+    stages = Epilogue((Requantize(shift),))
+    function = kernels.attention(kernels.Heads(*sizes, machine[1]), score_shift, bits, stages)
+    inputs = [x.reshape(-1, x.shape[-1]) for x in (q, k, v)] + [score_pre.astype(np.int8), score_mul.astype(np.int16)]
+    inputs += [pack.channels(x, heads * e, o.dtype, machine[1]) for x, o in zip((pre, mul), stages.operands, strict=True)]
+    y = run(function, inputs, (batch * queries, heads * e), "int8")
+    as_int32 = [torch.from_numpy(x.astype(np.int32)) for x in (score_mul, score_pre, mul, pre)]
+    want = dialect.attention(
+        *(torch.from_numpy(x) for x in (q, k, v)), heads, *as_int32[:2], score_shift, bits, *as_int32[2:], shift
+    )
+    np.testing.assert_array_equal(y, want.numpy().reshape(y.shape))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(3, 197, 197, 64, 64), (2, 50, 50, 32, 32), (1, 30, 30, 72, 72), (1, 17, 17, 80, 80), (1, 1, 1, 1, 1), (2, 5, 40, 3, 9)],
+    ids=str,
+)
+def test_shapes(machine, run, sizes):
+    check(machine, run, sizes, batch=2)
+
+
+@pytest.mark.parametrize("kind", ["lowest", "outlier"])
+@pytest.mark.parametrize("bits", [8, 11, 15])
+def test_extremes_and_widths_of_the_exponentials(machine, run, bits, kind):
+    check(machine, run, (2, 19, 33, 16, 16), bits=bits, kind=kind)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.tuples(st.integers(1, 4), *[st.integers(1, 40)] * 4), st.integers(1, 3), st.integers(8, 15), st.integers(0, 2**31)
+)
+def test_any_shape(machine, run, sizes, batch, bits, seed):
+    check(machine, run, sizes, batch, bits, seed)
+
+
+def test_constants_are_the_dialect_s():
+    assert kernels.CURVATURE == dialect.CURVATURE
