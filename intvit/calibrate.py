@@ -58,12 +58,12 @@ PRESETS = {"default": Policy(), "paper": Policy(published=True)}
 
 def calibrate(
     graph: FloatGraph,
-    batches: Iterable[NDArray[np.generic]],
+    batches: Iterable[NDArray[np.uint8]],
     input_grid: InputGrid,
     policy: Policy = PRESETS["default"],
     progress: Callable[[int], None] = lambda done: None,
 ) -> CalibratedGraph:
-    """Observes every tensor on `batches` (images as `InputGrid.pixels` takes them) and fixes its grid.
+    """Observes every tensor on `batches` of pixels (uint8 `[N, H, W, C]`, as `InputGrid.pixels` gives them) and fixes its grid.
 
     Raises `IntvitError` where there is no image, or where a layer's output is not finite (names the layer).
     """
@@ -74,7 +74,7 @@ def calibrate(
 @torch.inference_mode()
 def _observe(
     graph: FloatGraph,
-    batches: Iterable[NDArray[np.generic]],
+    batches: Iterable[NDArray[np.uint8]],
     input_grid: InputGrid,
     policy: Policy,
     progress: Callable[[int], None],
@@ -82,8 +82,7 @@ def _observe(
     observers: dict[str, Observer] = {}
     runner = _Runner(graph.module, observers, policy)
     done = 0
-    for images in batches:
-        pixels = input_grid.pixels(images)
+    for pixels in batches:
         runner.run(torch.from_numpy(input_grid.normalized(pixels)))
         done += len(pixels)
         progress(done)

@@ -10,28 +10,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from intvit.errors import IntvitError
+from intvit.preprocess import Preprocessing
 
 
 @dataclass(frozen=True)
 class InputGrid:
-    """Per-channel scale and offset of pixels, and the image's `[channels, height, width]`."""
+    """Per-channel scale and offset of pixels, and the image's `[channels, height, width]`.
+
+    `takes_pixels` tells whether its integers are the pixels of 8-bit images, so that raw images may be given.
+    """
 
     scale: tuple[float, ...]
     offset: tuple[float, ...]
     shape: tuple[int, int, int]
+    takes_pixels: bool = True
 
     @classmethod
-    def of_pixels(cls, mean: tuple[float, ...], std: tuple[float, ...], shape: tuple[int, int, int]) -> "InputGrid":
-        """Of 8-bit images normalized with `mean` and `std` (of values in 0..1)."""
-        return cls(
-            tuple(1 / (255 * s) for s in std), tuple(-m / s for m, s in zip(mean, std, strict=True)), shape
-        )
+    def of_pixels(cls, preprocessing: Preprocessing, shape: tuple[int, int, int]) -> "InputGrid":
+        """Of 8-bit images, `(pixel · rescale - mean) / std`."""
+        pairs = list(zip(preprocessing.mean, preprocessing.std, strict=True))
+        return cls(tuple(preprocessing.rescale / std for _, std in pairs), tuple(-m / std for m, std in pairs), shape)
 
     @classmethod
     def of_range(cls, low: float, high: float, shape: tuple[int, int, int]) -> "InputGrid":
-        """Of float images between `low` and `high`."""
+        """Of float images between `low` and `high` that do not come from pixels."""
         step = max(high - low, 1e-12) / 255
-        return cls((step,) * shape[0], (low,) * shape[0], shape)
+        return cls((step,) * shape[0], (low,) * shape[0], shape, takes_pixels=False)
 
     def holds(self, images: NDArray[np.float32], tolerance: float = 0.02) -> bool:
         """Whether normalized images lie on this grid: they came from 8-bit pixels."""
@@ -50,6 +54,8 @@ class InputGrid:
         Raises `IntvitError` for any other dtype or shape, and for NaN or inf.
         """
         channels, height, width = self.shape
+        if images.dtype == np.uint8 and not self.takes_pixels:
+            raise IntvitError("this model was calibrated on float arrays, not on 8-bit images: give float32 images")
         if images.dtype == np.uint8:
             if images.ndim != 4 or images.shape[1:] != (height, width, channels):
                 raise IntvitError(

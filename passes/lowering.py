@@ -12,6 +12,7 @@ from intvit.calibrate import stored_role
 from intvit.dialect import operation_of
 from intvit.errors import VerifyError
 from intvit.grid import Grid, Role
+from intvit.noise import Written
 from intvit.stages import CalibratedGraph, copy_of
 
 LEGAL = {*floatops.OPERATIONS, boundary.quantize, boundary.dequantize}
@@ -33,6 +34,7 @@ class Lowering:
         self._grids: dict[Grid, tuple[str, str]] = {}
         self._path = ""
         self.output_scales: tuple[float, ...] = ()
+        self.written: dict[str, Written] = {}
 
     # Reading and writing grids
 
@@ -99,6 +101,8 @@ class Lowering:
 
         def replacement(new: fx.Node) -> None:
             new.meta["origin"] = origin
+            if new.target is boundary.dequantize:
+                self.written[new.args[0].name] = Written(origin, self.stored_grid(new))
             node.replace_all_uses_with(new)
 
         with self.graph.inserting_before(node):

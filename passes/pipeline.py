@@ -11,6 +11,7 @@ from torch import fx
 from intvit import floatops
 from intvit.dialect import operation_of
 from intvit.errors import UnsupportedOp
+from intvit.noise import Written
 from intvit.passes.base import Pass
 from intvit.passes.fold_boundaries import FoldBoundaries
 from intvit.passes.lower_attention import LowerAttention
@@ -39,10 +40,15 @@ PASSES: tuple[Pass, ...] = (
 )
 
 
-def lower(
+def lower(calibrated: CalibratedGraph, passes: Sequence[Pass] = PASSES, dump_ir: Path | None = None) -> IntGraph:
+    """The integer graph of a calibrated graph; `dump_ir` is a folder for the graph after every pass."""
+    return lower_with_layers(calibrated, passes, dump_ir)[0]
+
+
+def lower_with_layers(
     calibrated: CalibratedGraph, passes: Sequence[Pass] = PASSES, dump_ir: Path | None = None
-) -> IntGraph:
-    """The integer graph of a calibrated graph; `dump_ir` is a folder for the graph after every pass.
+) -> tuple[IntGraph, dict[str, Written]]:
+    """The integer graph, and for each integer node that holds a float node's result, which and on what grid.
 
     Raises `UnsupportedOp` with every float operation that is left, its module path and the reason of its pass.
     """
@@ -60,9 +66,8 @@ def lower(
         raise UnsupportedOp(
             f"{len(left)} float operations are left:\n  " + "\n  ".join(_described(node, reasons) for node in left)
         )
-    return IntGraph.of(
-        graph.module, calibrated.input_grid, graph.output_scales, calibrated.source.output_shapes
-    )
+    lowered = IntGraph.of(graph.module, calibrated.input_grid, graph.output_scales, calibrated.source.output_shapes)
+    return lowered, graph.written
 
 
 def printed(graph: fx.Graph) -> str:

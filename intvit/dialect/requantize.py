@@ -21,6 +21,11 @@ def multiplier_range(multiplier: Tensor) -> Range:
     return Range(int(multiplier.min()), int(multiplier.max()))
 
 
+def constant_range(x: Operand | Tensor) -> Operand:
+    """The range of an operand, also where it is a constant of the graph."""
+    return Operand(int(x.min()), int(x.max()), tuple(x.shape)) if isinstance(x, Tensor) else x
+
+
 def scaled_range(x: Range, pre_shift: Tensor, multiplier: Tensor) -> Range:
     """Of `sat16(x >> pre) · multiplier`, over all channels."""
     shifted = x.rounding_shift(int(pre_shift.min())).clamp(*INT16)
@@ -89,14 +94,15 @@ def _add_check(
 
 
 def _add_ranges(
-    a: Operand,
+    a: Operand | Tensor,
     a_multiplier: Tensor,
     a_pre_shift: Tensor,
-    b: Operand,
+    b: Operand | Tensor,
     b_multiplier: Tensor,
     b_pre_shift: Tensor,
     shift: int,
 ) -> Ranges:
+    a, b = constant_range(a), constant_range(b)
     total = scaled_range(a, a_pre_shift, a_multiplier) + scaled_range(b, b_pre_shift, b_multiplier)
     return Ranges(
         total.rounding_shift(shift).clamp(*INT16),

@@ -1,0 +1,54 @@
+"""intvit: integer-only Vision Transformers, lowered without training and compiled with Apache TVM.
+
+    model = intvit.quantize("timm:deit_tiny_patch16_224", "images/", weights="deit.safetensors")
+    compiled = intvit.compile(model)
+    logits = compiled(images)
+
+Everything is imported on first use: running a compiled module needs neither torch nor TVM's compiler.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from intvit._version import __version__
+from intvit.errors import IntvitError, UnsupportedOp, VerifyError
+
+if TYPE_CHECKING:
+    from intvit.compilation import compile_model as compile
+    from intvit.integer_model import IntegerModel
+    from intvit.loading import load
+    from intvit.passes.pipeline import PASSES
+    from intvit.preprocess import Preprocessing
+    from intvit.quantization import quantize
+    from intvit.runtime import CompiledModel
+
+__all__ = [
+    "PASSES",
+    "CompiledModel",
+    "IntegerModel",
+    "IntvitError",
+    "Preprocessing",
+    "UnsupportedOp",
+    "VerifyError",
+    "__version__",
+    "compile",
+    "load",
+    "quantize",
+]
+
+_LAZY = {
+    "quantize": ("intvit.quantization", "quantize"),
+    "compile": ("intvit.compilation", "compile_model"),
+    "load": ("intvit.loading", "load"),
+    "IntegerModel": ("intvit.integer_model", "IntegerModel"),
+    "CompiledModel": ("intvit.runtime", "CompiledModel"),
+    "Preprocessing": ("intvit.preprocess", "Preprocessing"),
+    "PASSES": ("intvit.passes.pipeline", "PASSES"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'intvit' has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    return getattr(import_module(module), attribute)

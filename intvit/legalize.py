@@ -1,0 +1,255 @@
+"""Which kernel each integer operation becomes, and its constant operands in the kernel's layout.
+
+A `Group` is one kernel: a node of the integer graph with the operations that are fused behind it. A product takes in the
+requantization, GELU or residual addition that alone reads its sums, so that int32 sums never leave the registers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, fx
+from tvm import tirx
+
+from intvit.dialect import operation_of
+from intvit.grid import LIMITS
+from intvit.kernels import attention as attention_kernel
+from intvit.kernels import elementwise, movement, pack, product
+from intvit.kernels import layernorm as layernorm_kernel
+from intvit.kernels.epilogue import Add, Bias, Epilogue, Requantize, Stage
+from intvit.kernels.gelu import Gelu
+from intvit.kernels.isa import Isa
+
+Constant = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """A kernel, its arguments (nodes of the graph, constants) and the result's columns and type."""
+
+    function: tirx.PrimFunc
+    arguments: tuple[fx.Node | Constant, ...]
+    columns: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Nodes that become one kernel, in order; the last one's value is the kernel's result."""
+
+    nodes: tuple[fx.Node, ...]
+
+    @property
+    def result(self) -> fx.Node:
+        return self.nodes[-1]
+
+
+class Legalizer:
+    """Kernels for the nodes of one graph, `shapes` at batch 1, on one instruction set."""
+
+    def __init__(self, module: fx.GraphModule, shapes: dict[str, tuple[int, ...]], isa: Isa) -> None:
+        self.module, self.shapes, self.isa = module, shapes, isa
+
+    def groups(self) -> list[Group]:
+        """The graph cut into kernels, each at the place of its last node."""
+        nodes = [node for node in self.module.graph.nodes if node.op == "call_function"]
+        chains = {chain[-1]: chain for node in nodes if _name(node) == "linear" and (chain := fused_behind(node))}
+        taken = {node for chain in chains.values() for node in chain}
+        return [Group(chains.get(node, (node,))) for node in nodes if node in chains or node not in taken]
+
+    def call(self, group: Group) -> KernelCall:
+        """The kernel of a group."""
+        rule: Callable[[Group], KernelCall] | None = getattr(self, f"_{_name(group.nodes[0])}", None)
+        assert rule is not None, f"no kernel for {_name(group.nodes[0])}"
+        return rule(group)
+
+    def _linear(self, group: Group) -> KernelCall:
+        head = group.nodes[0]
+        x, weight, bias = head.args
+        w = self._array(weight)
+        n, k = w.shape
+        operands: list[fx.Node | Constant] = [self._column(bias, n, "int32")]
+        stages: list[Stage] = [Bias()]
+        dtype = "int32"
+        for before, node in zip(group.nodes, group.nodes[1:], strict=False):
+            stage, more, dtype = self._stage(node, before, n)
+            stages.append(stage)
+            operands += more
+        tokens = self.shapes[head.name][1]
+        function = _product(k, n, Epilogue(tuple(stages), dtype), self.isa, tokens)
+        return KernelCall(function, (_node(x), pack.weights(w, self.isa), *operands), n, dtype)  # type: ignore[arg-type]
+
+    def _elementwise(self, group: Group) -> KernelCall:
+        node = group.nodes[0]
+        x = _node(node.args[0])
+        n = self.shapes[node.name][2]
+        stage, operands, dtype = self._stage(node, x, n)
+        function = _elementwise(n, Epilogue((stage,), dtype), self.isa, self._dtype(x))
+        return KernelCall(function, (x, *operands), n, dtype)
+
+    _requantize = _add = _gelu = _elementwise
+
+    def _stage(self, node: fx.Node, own: fx.Node, n: int) -> tuple[Stage, list[fx.Node | Constant], str]:
+        """An elementwise operation on the value `own` as a stage of an epilogue, its operands, and its type."""
+        rules = {"requantize": self._requantize_stage, "gelu": self._gelu_stage, "add": self._add_stage}
+        return rules[_name(node)](node, own, n)
+
+    def _requantize_stage(self, node: fx.Node, own: fx.Node, n: int) -> tuple[Stage, list[fx.Node | Constant], str]:
+        _, multiplier, pre_shift, shift, zero_point, dtype = node.args
+        (pre, mul), operands = self._dyadic(pre_shift, multiplier, n)
+        low, high = LIMITS[str(dtype)]
+        stage = Requantize(int(shift), low, high, pre, mul, int(zero_point))  # type: ignore[call-overload]
+        return stage, operands, str(dtype)
+
+    def _gelu_stage(self, node: fx.Node, own: fx.Node, n: int) -> tuple[Stage, list[fx.Node | Constant], str]:
+        _, fraction, multiplier, pre_shift, shift, zero_point = node.args
+        (pre, mul), operands = self._dyadic(pre_shift, multiplier, n)
+        return Gelu(int(fraction), int(shift), int(zero_point), pre, mul), operands, "int8"  # type: ignore[call-overload]
+
+    def _add_stage(self, node: fx.Node, own: fx.Node, n: int) -> tuple[Stage, list[fx.Node | Constant], str]:
+        first, second, shift = node.args[:3], node.args[3:6], node.args[6]
+        mine, other = (first, second) if first[0] is own else (second, first)
+        (pre, mul), operands = self._dyadic(mine[2], mine[1], n)
+        (arm_pre, arm_mul), more = self._dyadic(other[2], other[1], n)
+        arm = _node(other[0])
+        if arm.op != "get_attr":
+            stage = Add(int(shift), pre, mul, arm_pre, arm_mul, self._dtype(arm))  # type: ignore[call-overload]
+            return stage, [*operands, *more, arm], "int16"
+        constant = self._array(arm)
+        stage = Add(int(shift), pre, mul, arm_pre, arm_mul, "int16", constant.shape[0])  # type: ignore[call-overload]
+        return stage, [*operands, *more, constant], "int16"
+
+    def _dyadic(self, pre_shift: Any, multiplier: Any, n: int) -> tuple[tuple[int | None, int | None], list[Any]]:
+        """A dyadic number: one for all channels is a constant of the code, else an operand per column."""
+        fields, operands = [], []
+        for argument, dtype in ((pre_shift, "int8"), (multiplier, "int16")):
+            values = self._array(argument)
+            if (values == values.flat[0]).all():
+                fields.append(int(values.flat[0]))
+            else:
+                fields.append(None)
+                operands.append(pack.channels(values, n, dtype, self.isa))
+        return (fields[0], fields[1]), operands
+
+    def _attention(self, group: Group) -> KernelCall:
+        node = group.nodes[0]
+        q, k, v, heads, score_mul, score_pre, score_shift, bits, multiplier, pre_shift, shift = node.args
+        sizes, columns = self._heads(q, k, v, heads)
+        (pre, mul), operands = self._dyadic(pre_shift, multiplier, columns)
+        epilogue = Epilogue((Requantize(int(shift), pre=pre, mul=mul),), "int8")  # type: ignore[call-overload]
+        function = _attention(sizes, int(score_shift), int(bits), epilogue)  # type: ignore[call-overload]
+        scores = (self._per_head(score_pre, sizes.heads, "int8"), self._per_head(score_mul, sizes.heads, "int16"))
+        return KernelCall(function, (_node(q), _node(k), _node(v), *scores, *operands), columns, "int8")
+
+    def _heads(self, q: Any, k: Any, v: Any, heads: Any) -> tuple[attention_kernel.Heads, int]:
+        (_, queries, width), (_, keys, _), (_, _, columns) = (self.shapes[_node(x).name] for x in (q, k, v))
+        sizes = attention_kernel.Heads(heads, queries, keys, width // heads, columns // heads, self.isa)
+        return sizes, columns
+
+    def _per_head(self, argument: Any, heads: int, dtype: str) -> Constant:
+        return np.broadcast_to(self._array(argument), (heads,)).astype(dtype)
+
+    def _layernorm(self, group: Group) -> KernelCall:
+        node = group.nodes[0]
+        x, multiplier, bias, shift, eps, min_shift, dtype = node.args
+        _, tokens, n = self.shapes[node.name]
+        function = _layernorm(n, shift, eps, min_shift, self.isa, dtype, tokens)
+        mul, add = (np.broadcast_to(self._array(a), (n,)) for a in (multiplier, bias))
+        return KernelCall(function, (_node(x), mul.astype(np.int16), add.astype(np.int32)), n, str(dtype))
+
+    def _patchify(self, group: Group) -> KernelCall:
+        node = group.nodes[0]
+        image, height, width = node.args
+        function = _patchify(self.shapes[_node(image).name][1:], (height, width), self.isa)
+        return KernelCall(function, (_node(image),), self.shapes[node.name][2], "int8")
+
+    def _concat_tokens(self, group: Group) -> KernelCall:
+        constant, x = (_node(a) for a in group.nodes[0].args)
+        first = self._array(constant)
+        _, tokens, n = self.shapes[x.name]
+        function = movement.concat_tokens(first.shape[0], tokens, n, self.isa)
+        return KernelCall(function, (first, x), n, "int16")
+
+    def _select_tokens(self, group: Group) -> KernelCall:
+        x, start, stop = group.nodes[0].args
+        _, tokens, n = self.shapes[_node(x).name]
+        dtype = self._dtype(_node(x))
+        function = movement.select_tokens(start, stop, tokens, n, self.isa, dtype=dtype)  # type: ignore[arg-type]
+        return KernelCall(function, (_node(x),), n, dtype)
+
+    def _array(self, node: Any) -> Any:
+        """The constant of a node, as numpy."""
+        return self.module.get_buffer(str(node.target)).numpy()
+
+    def _column(self, node: Any, n: int, dtype: str) -> Constant:
+        return pack.channels(self._array(node), n, dtype, self.isa)
+
+    def _dtype(self, node: fx.Node) -> str:
+        """The integer type of a node's value."""
+        value: Tensor = node.meta["val"]
+        return str(value.dtype).removeprefix("torch.")
+
+
+def fused_behind(linear: fx.Node) -> tuple[fx.Node, ...]:
+    """A linear and what is fused into it: its only reader, if elementwise, and a GELU that alone reads a requantization."""
+    chain = [linear]
+    reader = _only_reader(linear)
+    if reader is not None and _name(reader) in ("requantize", "add"):
+        chain.append(reader)
+        last = _only_reader(reader)
+        if _name(reader) == "requantize" and reader.args[5] == "int16" and last is not None and _name(last) == "gelu":
+            chain.append(last)
+    if _name(chain[-1]) == "add" and _is_second_linear(linear, chain[-1]):
+        chain.pop()
+    return tuple(chain)
+
+
+def _is_second_linear(linear: fx.Node, add: fx.Node) -> bool:
+    """Whether the first arm of an addition is a linear too, which then takes the addition in."""
+    return add.args[0] is not linear and _name(_node(add.args[0])) == "linear" and _only_reader(_node(add.args[0])) is add
+
+
+def _only_reader(node: fx.Node) -> fx.Node | None:
+    reader = next(iter(node.users)) if len(node.users) == 1 else None
+    return reader if reader is not None and reader.op == "call_function" else None
+
+
+def _name(node: fx.Node) -> str:
+    operation = operation_of(node.target) if node.op == "call_function" else None
+    return "" if operation is None else operation.name
+
+
+def _node(argument: Any) -> fx.Node:
+    assert isinstance(argument, fx.Node)
+    return argument
+
+
+# Equal kernels are one function: blocks share them, and compile once.
+
+
+@cache
+def _product(k: int, n: int, epilogue: Epilogue, isa: Isa, tokens: int) -> tirx.PrimFunc:
+    return product.product(k, n, epilogue, isa, tokens=tokens)
+
+
+@cache
+def _elementwise(n: int, epilogue: Epilogue, isa: Isa, dtype: str) -> tirx.PrimFunc:
+    return elementwise.elementwise(n, epilogue, isa, dtype=dtype)
+
+
+@cache
+def _attention(sizes: attention_kernel.Heads, score_shift: int, bits: int, epilogue: Epilogue) -> tirx.PrimFunc:
+    return attention_kernel.attention(sizes, score_shift, bits, epilogue)
+
+
+@cache
+def _layernorm(n: int, shift: Any, eps: Any, min_shift: Any, isa: Isa, dtype: Any, tokens: int) -> tirx.PrimFunc:
+    return layernorm_kernel.layernorm(n, shift, eps, min_shift, isa, dtype=dtype, tokens=tokens)
+
+
+@cache
+def _patchify(image: Any, patch: Any, isa: Isa) -> tirx.PrimFunc:
+    return movement.patchify(image, patch, isa)

@@ -1,0 +1,141 @@
+"""From a float model and images to an `IntegerModel`: capture, calibrate, lower, prove."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+from torch.export import ExportedProgram
+
+from intvit._version import __version__
+from intvit.calibrate import PRESETS, calibrate
+from intvit.data import Batch, Source
+from intvit.errors import IntvitError
+from intvit.frontend import capture
+from intvit.input_grid import InputGrid
+from intvit.integer_model import IntegerModel
+from intvit.metadata import Metadata
+from intvit.models import resolve
+from intvit.noise import layers
+from intvit.passes.base import Pass
+from intvit.passes.hoist_selection import hoist_selection
+from intvit.passes.pipeline import PASSES, lower_with_layers
+from intvit.preprocess import Preprocessing
+from intvit.verify.overflow import prove_no_overflow
+from intvit.weights import check_finite
+
+DEFAULT_SHAPE = (3, 224, 224)
+NOISE_IMAGES = 8
+"""Images for the signal-to-noise ratios: their mean over tokens is stable to 0.2 dB from here on."""
+RANGE_IMAGES = 64
+"""Float images that fix the input's range where it is not that of pixels."""
+
+
+def quantize(
+    model: nn.Module | ExportedProgram | str,
+    data: Any,
+    *,
+    weights: str | Path | None = None,
+    preset: str = "default",
+    observer: str | None = None,
+    calib: int = 100,
+    batch: int = 10,
+    preprocessing: Preprocessing | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    labels: Sequence[str] | None = None,
+    passes: Sequence[Pass] = PASSES,
+    dump_ir: str | Path | None = None,
+    progress: Callable[[str, int], None] = lambda stage, done: None,
+) -> IntegerModel:
+    """The integer-only form of a Vision Transformer, calibrated on `calib` images of `data`, without training.
+
+    `model`: a module, an exported program, or a name (`timm:deit_tiny_patch16_224`, see `intvit.models`) with `weights`.
+    `data`: a folder of images, float32 `[C, H, W]` or `[N, C, H, W]` arrays or tensors (one, an iterable, a
+    DataLoader), `.npy`, `.npz`, or a callable that gives one of these. `preprocessing` overrides the model's own.
+    `observer`: `minmax`, `mse` or `percentile:FRACTION`. `progress` is told the stage and the number of images done.
+
+    Raises `IntvitError` for bad input, `UnsupportedOp` with every operation that has no integer form, `VerifyError` where a
+    layer could overflow.
+    """
+    if preset not in PRESETS:
+        raise IntvitError(f"unknown preset {preset!r}: choose {' or '.join(PRESETS)}")
+    name = type(model).__name__
+    if isinstance(model, str):
+        resolved = resolve(model, weights)
+        name, model = resolved.name, resolved.module
+        preprocessing = preprocessing or resolved.preprocessing
+        labels = labels or resolved.labels
+    elif isinstance(model, nn.Module):
+        check_finite(model, name)
+    shape = input_shape or _shape_of(model, preprocessing, data)
+    progress("capture", 0)
+    source = hoist_selection(capture(model, shape))
+    images = Source(data, preprocessing, shape=source.input_shape)
+    grid, stream = _input_grid(images, preprocessing, source.input_shape, calib, batch)
+    policy = PRESETS[preset] if observer is None else replace(PRESETS[preset], observer=observer)
+    kept: list[NDArray[np.uint8]] = []
+
+    def pixels() -> Iterator[NDArray[np.uint8]]:
+        for entry in stream:
+            chunk = grid.pixels(entry.values)
+            if sum(map(len, kept)) < NOISE_IMAGES:
+                kept.append(chunk[:NOISE_IMAGES])
+            yield chunk
+
+    calibrated = calibrate(source, pixels(), grid, policy, lambda done: progress("calibrate", done))
+    progress("lower", 0)
+    graph, written = lower_with_layers(calibrated, passes, None if dump_ir is None else Path(dump_ir))
+    prove_no_overflow(graph)
+    metadata = Metadata(
+        name=name,
+        preset=preset,
+        version=__version__,
+        input_grid=grid,
+        output_scales=graph.output_scales,
+        output_shapes=graph.output_shapes,
+        preprocessing=preprocessing,
+        labels=None if labels is None else tuple(labels),
+        layers=layers(source, graph, written, grid, np.concatenate(kept)[:NOISE_IMAGES]),
+    )
+    return IntegerModel(graph, metadata)
+
+
+def _shape_of(model: Any, preprocessing: Preprocessing | None, data: Any) -> tuple[int, int, int]:
+    """`[channels, height, width]`: what the preprocessing makes, else of the arrays that are given."""
+    if preprocessing is not None:
+        return (preprocessing.channels, *preprocessing.size)
+    shape = getattr(data, "shape", None)
+    if shape is not None and len(shape) in (3, 4):
+        return tuple(int(s) for s in shape[-3:])  # type: ignore[return-value]
+    if isinstance(data, list | tuple) and data and getattr(data[0], "shape", None) is not None:
+        return tuple(int(s) for s in data[0].shape[-3:])  # type: ignore[return-value]
+    return DEFAULT_SHAPE
+
+
+def _input_grid(
+    images: Source, preprocessing: Preprocessing | None, shape: tuple[int, int, int], calib: int, batch: int
+) -> tuple[InputGrid, Iterator[Batch]]:
+    """Pixels where the images are 8-bit images; else 256 steps over the range of the first images."""
+    stream = images.batches(batch, calib)
+    first: list[Batch] = []
+    for entry in stream:
+        first.append(entry)
+        if sum(len(b.values) for b in first) >= RANGE_IMAGES or entry.values.dtype == np.uint8:
+            break
+
+    def again() -> Iterator[Batch]:
+        yield from first
+        yield from stream
+
+    grid = None if preprocessing is None else InputGrid.of_pixels(preprocessing, shape)
+    floats = [b.values for b in first if b.values.dtype != np.uint8]
+    if grid is not None and all(grid.holds(values) for values in floats):
+        return grid, again()
+    if not floats:
+        raise IntvitError("raw images need a preprocessing (mean and std): give one with `preprocessing`")
+    low = min(float(values.min()) for values in floats)
+    high = max(float(values.max()) for values in floats)
+    return InputGrid.of_range(low, high, shape), again()
