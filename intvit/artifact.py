@@ -70,10 +70,19 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not path.is_file():
         raise IntvitError(f"{path}: no such file")
     try:
+        _check_padding(path)
         with safe_open(path, framework="pt") as container:
             return dict(container.metadata() or {}), {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise IntvitError(f"{path}: damaged or not an intvit model ({str(error).splitlines()[0]})") from error
+
+
+def _check_padding(path: Path) -> None:
+    """The header ends in `}` and spaces: other whitespace there is a changed byte that JSON does not see."""
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if size > path.stat().st_size or not stream.read(size).rstrip(b" ").endswith(b"}"):
+            raise ValueError("its header is cut or padded with other bytes than spaces")
 
 
 def digest(header: dict[str, str], tensors: dict[str, Tensor]) -> str:

@@ -26,6 +26,7 @@ from torch import Tensor, fx
 
 from intvit import floatops
 from intvit.dialect.gelu import FRACTION as GELU_FRACTION
+from intvit.dialect.published import GELU_BITS, GELU_SLOPE, SOFTMAX_BITS, finest_scale
 from intvit.errors import IntvitError
 from intvit.grid import Grid, Role
 from intvit.input_grid import InputGrid
@@ -43,6 +44,9 @@ READS: Mapping[Callable[..., Tensor], tuple[Role, ...]] = {
 OUTPUT_HEADROOM = 2.0
 """An output's int32 range over what calibration saw: other images have larger logits."""
 OUTPUT_RANGE = 1 << 20
+BIAS_RANGE = 1 << 29
+NORMALIZED_PRECISION = 2.0**-11
+"""Relative error that integer LayerNorm is allowed: its root and reciprocal are floored at 2^-14 each."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def _observe(
     observers: dict[str, Observer] = {}
     runner = _Runner(graph.module, observers, policy)
     done = 0
-    for pixels in batches:
+    for pixels in filter(len, batches):
         runner.run(torch.from_numpy(input_grid.normalized(pixels)))
         done += len(pixels)
         progress(done)
@@ -173,10 +177,9 @@ def assign_grids(
             continue
         result = result.with_mean(node, observers[node.name].mean)
         for role in {*roles_read(node), stored_role(node)} - {Role.ACCUMULATOR}:
-            result = result.with_grid(node, role, _grid(node, role, observers[node.name], policy))
+            result = result.with_grid(node, role, _grid(graph.module, node, role, observers[node.name], policy))
         if node.target is floatops.attention and policy.published:
-            scores = Grid.symmetric(_magnitude(observers[scores_name(node.name)], 1), "int8")
-            result = result.with_grid(node, Role.LOGIT, scores)
+            result = result.with_grid(node, Role.LOGIT, _logit_grid(node, observers[scores_name(node.name)]))
         if node.target is floatops.linear:
             result = result.with_grid(node, Role.ACCUMULATOR, _accumulator_grid(graph.module, node, result))
     return _with_shared_scales(result) if policy.published else result
@@ -191,21 +194,23 @@ def _pixel_grid(node: fx.Node, input_grid: InputGrid) -> Grid:
     return Grid(scale, offset + 128 * scale, "int8")
 
 
-def _grid(node: fx.Node, role: Role, observer: Observer, policy: Policy) -> Grid:
+def _grid(module: fx.GraphModule, node: fx.Node, role: Role, observer: Observer, policy: Policy) -> Grid:
     channels = observer.mean.numel()
     if role is Role.PRODUCT and not policy.published:
         if node.target is floatops.gelu:
-            return _with_whole_zero_point(Grid.affine(*observer.bounds(1), "int8"))
+            bounds = _widened(observer.bounds(1), torch.tensor([2.0**-GELU_FRACTION]))
+            return _with_whole_zero_point(Grid.affine(*bounds, "int8"))
         if stored_role(node) is Role.PRODUCT and node.target is floatops.layer_norm:
-            return Grid.affine(*observer.bounds(channels), "int8")
+            return Grid.affine(*_widened(observer.bounds(channels), _normalized_step(module, node, observer)), "int8")
         return Grid.symmetric(_magnitude(observer, channels), "int8")
     if role is Role.SCORE and not policy.published:
         return Grid.symmetric(_magnitude(observer, heads_reading(node)).repeat_interleave(
             channels // heads_reading(node)), "int8")  # fmt: skip
     if role is Role.VALUE and not policy.published:
         return Grid.symmetric(_magnitude(observer, channels), "int8")
-    if role is Role.FIXED and not policy.published:
-        return _fixed_point(_magnitude(observer, 1))
+    if role is Role.FIXED:
+        bound = _magnitude(observer, 1)
+        return _published_gelu_grid(bound) if policy.published else _fixed_point(bound)
     if role is Role.OUTPUT and node.target is floatops.linear:
         bound = _magnitude(observer, 1).double() * OUTPUT_HEADROOM
         return Grid((bound / OUTPUT_RANGE).clamp(min=1e-12), torch.zeros(1, dtype=torch.float64), "int32")
@@ -214,8 +219,36 @@ def _grid(node: fx.Node, role: Role, observer: Observer, policy: Policy) -> Grid
 
 
 def _magnitude(observer: Observer, groups: int) -> Tensor:
+    """The largest absolute value to represent; of a tensor that was all 0, anything does: 1."""
     low, high = observer.bounds(groups)
-    return torch.maximum(-low, high).clamp(min=0)
+    bound = torch.maximum(-low, high).clamp(min=0)
+    return torch.ones_like(bound) if groups == 1 and not bound.any() else bound
+
+
+def _widened(bounds: tuple[Tensor, Tensor], step: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds of 256 levels with no smaller steps than `step`: what hardly moved in calibration may move more later."""
+    low, high = bounds
+    extra = (step.to(low.dtype) * 255 - (high - low)).clamp(min=0) / 2
+    return low - extra, high + extra
+
+
+def _normalized_step(module: fx.GraphModule, node: fx.Node, observer: Observer) -> Tensor:
+    """The finest useful step of a LayerNorm's channels: its deviation over 255, and what integer LayerNorm can tell apart."""
+    deviation = module.get_buffer(str(node.args[1].target)).abs()  # type: ignore[union-attr]
+    low, high = observer.bounds(deviation.numel())
+    return torch.maximum(deviation / 255, torch.maximum(-low, high) * NORMALIZED_PRECISION)
+
+
+def _logit_grid(node: fx.Node, observer: Observer) -> Grid:
+    """Of I-ViT's int8 scores, coarse enough for the sum of a row's exponentials to fit 32 bits."""
+    keys = node.args[1].meta["shape"][0]  # type: ignore[union-attr]
+    finest = finest_scale(SOFTMAX_BITS, keys)
+    return Grid.symmetric(_magnitude(observer, 1).double().clamp(min=127 * finest), "int8")
+
+
+def _published_gelu_grid(bound: Tensor) -> Grid:
+    """int8, coarse enough for the two exponentials of I-ViT's sigmoid to fit 32 bits."""
+    return Grid.symmetric(bound.double().clamp(min=127 * finest_scale(GELU_BITS, 2) / GELU_SLOPE), "int8")
 
 
 def _with_whole_zero_point(grid: Grid) -> Grid:
@@ -237,11 +270,13 @@ def heads_reading(node: fx.Node) -> int:
 
 
 def _accumulator_grid(module: fx.GraphModule, node: fx.Node, result: CalibratedGraph) -> Grid:
-    """Per row: the largest weight, with the input's scales folded in, is 127."""
-    source, weight = node.args[0], node.args[1]
-    assert isinstance(source, fx.Node) and isinstance(weight, fx.Node)
-    folded = module.get_buffer(str(weight.target)).double() * result.grid(source, Role.PRODUCT).scale
-    scale = (folded.abs().amax(1) / 127).clamp(min=1e-15)
+    """Per row: the largest weight, with the input's scales folded in, is 127; the bias and its offsets fit 30 bits."""
+    source, *constants = node.args
+    assert isinstance(source, fx.Node)
+    weight, bias = (module.get_buffer(str(c.target)).double() for c in constants)  # type: ignore[union-attr]
+    grid = result.grid(source, Role.PRODUCT)
+    constant = bias + weight @ grid.offset.expand(weight.shape[1])
+    scale = torch.maximum((weight * grid.scale).abs().amax(1) / 127, constant.abs() / BIAS_RANGE).clamp(min=1e-15)
     return Grid(scale, torch.zeros_like(scale), "int32")
 
 

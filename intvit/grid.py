@@ -76,7 +76,7 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Dyadic:
-    """`ratio ~ multiplier / 2^(pre_shift + shift)`: multiplier and pre_shift int32 `[C]` or `[1]`, shift one integer."""
+    """`ratio ~ multiplier / 2^(pre_shift + shift)`: multiplier, pre_shift int32 `[C]` or `[1]`, shift an integer."""
 
     multiplier: Tensor
     pre_shift: Tensor
@@ -84,7 +84,7 @@ class Dyadic:
 
 
 def shift_for(ratio: Tensor, span: int, bits: int = 15) -> int:
-    """The largest shift at which `saturate16(x >> pre) · multiplier` reaches `span` and no multiplier needs a left shift."""
+    """The largest shift at which `saturate16(x >> pre) · multiplier` reaches `span` without any left shift."""
     precise = 14 + bits - math.ceil(math.log2(span))
     return min(precise, math.floor(math.log2((2**bits - 1) / float(ratio.max()))))
 
@@ -102,6 +102,6 @@ def dyadic(ratio: Tensor, shift: int, *, bits: int = 15, max_pre_shift: int = MA
     return Dyadic(multiplier.to(torch.int32), pre_shift.to(torch.int32), shift)
 
 
-def dyadic_for(ratio: Tensor, span: int) -> Dyadic:
+def dyadic_for(ratio: Tensor, span: int, max_pre_shift: int = MAX_PRE_SHIFT) -> Dyadic:
     """The dyadic numbers of a requantization whose results lie within `±span`."""
-    return dyadic(ratio, shift_for(ratio, span))
+    return dyadic(ratio, shift_for(ratio, span), max_pre_shift=max_pre_shift)

@@ -5,6 +5,7 @@ symmetric range that doubles when it is left (two neighbours merge, so counts st
 percentile and the mean-squared-error observer.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,12 +67,12 @@ class Histogram(MinMax):
         rows = x.reshape(-1, x.shape[-1])
         peak = rows.abs().max()
         if self.limit == 0:
-            self.limit = torch.exp2(torch.ceil(torch.log2(peak.clamp(min=1e-20))))
-        while peak > self.limit:
+            self.limit = torch.exp2(torch.floor(torch.log2(peak.clamp(min=1e-20))) + 1)
+        while peak >= self.limit:
             self.limit = self.limit * 2
             merged = self.counts.reshape(-1, BINS // 2, 2).sum(-1)
             self.counts = torch.nn.functional.pad(merged, (BINS // 4, BINS // 4))
-        bins = ((rows / self.limit + 1) * (BINS / 2)).floor().clamp(0, BINS - 1).to(torch.int64)
+        bins = (rows * (BINS / 2) / self.limit).floor().to(torch.int64) + BINS // 2
         flat = bins + torch.arange(rows.shape[1]) * BINS
         self.counts += torch.bincount(flat.flatten(), minlength=self.counts.numel()).reshape(self.counts.shape)
 
@@ -82,7 +83,7 @@ class Histogram(MinMax):
 
 
 class Percentile(Histogram):
-    """Clips the share `1 - fraction` of the values, half of it on either side."""
+    """Clips the share `1 - fraction` of the values, half of it on either side, in whole bins."""
 
     def __init__(self, channels: int, fraction: float = 0.9999) -> None:
         super().__init__(channels)
@@ -91,9 +92,9 @@ class Percentile(Histogram):
     def bounds(self, groups: int) -> tuple[Tensor, Tensor]:
         counts, centres = self.grouped(groups)
         share = counts.cumsum(1) / counts.sum(1, keepdim=True)
-        tail = (1 - self.fraction) / 2
-        low = centres[(share > tail).to(torch.int8).argmax(1)]
-        high = centres[(share >= 1 - tail).to(torch.int8).argmax(1)]
+        tail, half = (1 - self.fraction) / 2, self.limit.double() / BINS
+        low = centres[(share > tail).to(torch.int8).argmax(1)] - half
+        high = centres[(share >= 1 - tail).to(torch.int8).argmax(1)] + half
         least, most = super().bounds(groups)
         return torch.maximum(low.float(), least), torch.minimum(high.float(), most)
 
@@ -116,6 +117,13 @@ class MeanSquaredError(Histogram):
         return (low * chosen).float(), (high * chosen).float()
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 @dataclass(frozen=True)
 class ObserverChoice:
     """An observer by name: `minmax`, `mse`, or `percentile` with its fraction as in `percentile:0.9999`."""
@@ -129,7 +137,7 @@ class ObserverChoice:
         if kind == "mse" and not parameter:
             return MeanSquaredError(channels)
         if kind == "percentile":
-            fraction = float(parameter or 0.9999)
+            fraction = _number(parameter or "0.9999")
             if 0.5 < fraction <= 1:
                 return Percentile(channels, fraction)
         raise IntvitError(f"unknown observer {self.name!r}: choose minmax, mse or percentile[:FRACTION]")

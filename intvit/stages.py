@@ -72,7 +72,8 @@ class CalibratedGraph:
         return self.means.get(self.aliases.get(node.name, node.name))
 
     def with_grid(self, node: fx.Node, role: Role, grid: Grid) -> "CalibratedGraph":
-        return replace(self, grids={**self.grids, (node.name, role): grid})
+        name = self.aliases.get(node.name, node.name)
+        return replace(self, grids={**self.grids, (name, role): grid})
 
     def with_alias(self, node: fx.Node, source: fx.Node) -> "CalibratedGraph":
         return replace(self, aliases={**self.aliases, node.name: self.aliases.get(source.name, source.name)})

@@ -25,7 +25,12 @@ def rshift(x: Expr, s: Expr) -> Expr:
     """`(x + (1 << (s-1))) >> s`, `x` where `s = 0`."""
     if isinstance(s, int):
         return x if s == 0 else (x + (1 << (s - 1))) >> s
-    return (x + ((1 << s) >> 1)) >> s
+    return (x + (tirx.const(1 << 30, s.ty.dtype) >> (31 - s))) >> s  # no left shift by lanes: see `lshift`
+
+
+def lshift(x: Expr, s: Expr) -> Expr:
+    """`x << s` for lanes `s` in 0..30, as a product: LLVM builds this shift from floats on plain SSE2."""
+    return x * (tirx.const(1 << 30, s.ty.dtype) >> (30 - s))
 
 
 def clamp(x: Expr, low: int, high: int) -> Expr:

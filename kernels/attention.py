@@ -1,4 +1,4 @@
-"""Attention of one head without its matrices in memory: scores, Shiftmax, `P.V` and the epilogue (`intvit.dialect.attention`).
+"""Attention without its matrices in memory: scores, Shiftmax, `P.V` and the epilogue (`intvit.dialect.attention`).
 
     scores[s, t] = sum_c k[s, c] * q[t, c]                                 int32, |.| <= D * 2^14
     below        = rshift(sat16(rshift(scores - max_s scores, pre[h])) * mul[h], shift)      <= 0, log2 units / 256
@@ -7,10 +7,11 @@
     mean         = rshift(sat16(rshift(o, length - 8)) * inverse, 15)      length of total in bits
     y[t, h*E + c] = epilogue(mean)
 
-A task is some blocks of queries of one head. It widens the keys to int16 and interleaves the values in groups of tokens
-once, then for each block of one vector of queries: scores with a query in each lane (keys are broadcast, so the maximum and
-the sum over keys are lane by lane and need no shuffle), exponentials as the broadcast operand of the second product, which
-has a channel in each lane, as the output wants it. Tokens past the end repeat the last one and weigh nothing.
+A task is some blocks of queries of one head. It widens the keys to int16 and interleaves the values in groups of
+tokens once, then for each block of one vector of queries: scores with a query in each lane (keys are broadcast, so the
+maximum and the sum over keys are lane by lane and need no shuffle), exponentials as the broadcast operand of the second
+product, which has a channel in each lane, as the output wants it. Tokens past the end repeat the last one and weigh
+nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Buffer, Expr, bit_length, let, load, load32, rshift, sat16, store, widen
+from intvit.kernels.arith import Buffer, Expr, bit_length, let, load, load32, lshift, rshift, sat16, store, widen
 from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.finish import Finish, operand_tensors
 from intvit.kernels.function import Tensor, function, registers, scratch, symbol
@@ -86,9 +87,11 @@ class Heads:
 def attention(
     sizes: Heads, score_shift: int, bits: int, epilogue: Epilogue, *, name: str = "attention"
 ) -> tirx.PrimFunc:
-    """Inputs: q int8 [batch * queries, heads * head_size], k int8 [batch * keys, heads * head_size], v int8 [batch * keys,
-    heads * value_size], score_pre int8 [heads], score_mul int16 [heads], the epilogue's operands; output [batch * queries,
-    heads * value_size] of the epilogue's type.
+    """Attention with `bits`-bit exponentials; a row is a token, batch by batch.
+
+    Inputs: q int8 [batch * queries, heads * head_size], k int8 [batch * keys, heads * head_size], v int8 [batch * keys,
+    heads * value_size], score_pre int8 [heads], score_mul int16 [heads], the epilogue's operands; output
+    [batch * queries, heads * value_size] of the epilogue's type.
     """
     heads, isa = sizes.heads, sizes.isa
     rows, key_rows = symbol("rows"), symbol("key_rows")
@@ -142,7 +145,7 @@ def join(parts: list[Expr]) -> Expr:
 
 
 def interleave_values(v: Buffer, b: Expr, head: Expr, values: Buffer, sizes: Heads) -> None:
-    """Values of a head as the second product reads them: a step is one group of tokens, `group` int16 of each channel."""
+    """Values of a head as the second product reads them: a step is a group of tokens, `group` int16 of each channel."""
     group = sizes.isa.group
     with T.serial(sizes.groups) as g:
         rows = [let(b * sizes.keys + tirx.min(g * group + i, sizes.keys - 1)) for i in range(group)]
@@ -208,7 +211,7 @@ def block_weights(
 def reciprocal(total: Expr) -> tuple[Expr, Expr]:
     """Bit length of a row sum of at least 128, and `2^29` over the sum scaled to 15 bits, at most `2^15 - 1`."""
     bits = bit_length(let(total))
-    scaled = (total << tirx.max(15 - bits, 0)) >> tirx.max(bits - 15, 0)
+    scaled = lshift(total, tirx.max(15 - bits, 0)) >> tirx.max(bits - 15, 0)
     return bits, tirx.min(tirx.truncdiv(tirx.const(1 << 29, total.ty.dtype), scaled), 32767)
 
 

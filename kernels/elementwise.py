@@ -16,7 +16,9 @@ from intvit.kernels.isa import Isa
 from intvit.kernels.tile import across
 
 
-def elementwise(n: int, epilogue: Epilogue, isa: Isa, *, dtype: str = "int16", name: str = "elementwise") -> tirx.PrimFunc:
+def elementwise(
+    n: int, epilogue: Epilogue, isa: Isa, *, dtype: str = "int16", name: str = "elementwise"
+) -> tirx.PrimFunc:
     """Inputs: x `dtype` [rows, n], the epilogue's operands; output [rows, n] of the epilogue's type."""
     rows = symbol("rows")
 

@@ -1,17 +1,18 @@
-"""What a kernel does with a vector of int32 accumulators before it stores them: one composable function for all kernels.
+"""What a kernel does with int32 accumulators before it stores them: one composable function for all kernels.
 
-An `Epilogue` is a sequence of stages; each maps int32 lanes (one row, neighbouring columns) to int32 lanes. For row `r` and
-column `c`, with `rshift` and `sat16` of `arith`:
+An `Epilogue` is a sequence of stages; each maps int32 lanes (one row, neighbouring columns) to int32 lanes. For row `r`
+and column `c`, with `rshift` and `sat16` of `arith`:
 
     Bias         y = x + bias[c]
     Requantize   y = clamp(rshift(sat16(rshift(x, pre[c])) * mul[c], shift) + zero_point, low, high)
-    Add          y = sat16(rshift(sat16(rshift(x, pre[c])) * mul[c] + sat16(rshift(arm[r, c], arm_pre[c])) * arm_mul[c], shift))
+    Add          y = sat16(rshift(own + other, shift)),  own = sat16(rshift(x, pre[c])) * mul[c],
+                 other = sat16(rshift(arm[r, c], arm_pre[c])) * arm_mul[c]
     Gelu         `gelu.py`
 
-A parameter is a Python int (the same for all columns, a constant of the code) or `None`: a constant input vector, one value
-per column, padded as `pack.channels` does. `Epilogue.operands` names the inputs in the order in which a kernel takes them.
-Width: int16 * int16 and half a unit fit int32, two such products of `Add` do with `|mul| <= 2^14`; the sums that come in
-are proved by the caller (intvit.dialect gives the same formulas, and their ranges).
+A parameter is a Python int (the same for all columns, a constant of the code) or `None`: a constant input vector, one
+value per column, padded as `pack.channels` does. `Epilogue.operands` names the inputs in the order in which a kernel
+takes them. Width: int16 * int16 and half a unit fit int32, two such products of `Add` do with `|mul| <= 2^14`; the sums
+that come in are proved by the caller (intvit.dialect gives the same formulas, and their ranges).
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Requantize:
 
 @dataclass(frozen=True)
 class Add:
-    """Into the residual stream: both arms at one scale, one rounding. With `tokens`, the arm is constant, `[tokens, n]`."""
+    """Into the residual stream: both arms at one scale, one rounding. With `tokens`, the arm is `[tokens, n]`."""
 
     shift: int
     pre: int | None = None
@@ -134,5 +135,9 @@ class Epilogue:
         """All stages; `fetch` knows the operands by the names in `operands`. `biased`: `x` has the first bias in it."""
         for index, stage in enumerate(self.stages):
             if not (biased and self.biased and index == 0):
-                x = stage.apply(x, lambda name, index=index: fetch(f"{name}{index or ''}"))
+                x = stage.apply(x, _renamed(fetch, index))
         return x
+
+
+def _renamed(fetch: Fetch, index: int) -> Fetch:
+    return lambda name: fetch(f"{name}{index or ''}")

@@ -16,8 +16,13 @@ from intvit.kernels.pack import round_up
 
 def operand_tensors(epilogue: Epilogue, rows: Expr, n: int, isa: Isa) -> list[Tensor]:
     """The epilogue's inputs as parameters of a kernel with `rows` rows and `n` columns."""
-    shapes = {"column": lambda _: (round_up(n, isa.panel),), "row": lambda _: (rows, n), "token": lambda o: (o.tokens, n)}
-    return [Tensor(o.name, shapes[o.per](o), o.dtype) for o in epilogue.operands]
+
+    def shape(operand: Operand) -> tuple[Expr, ...]:
+        if operand.per == "column":
+            return (round_up(n, isa.panel),)
+        return (operand.tokens if operand.per == "token" else rows, n)
+
+    return [Tensor(operand.name, shape(operand), operand.dtype) for operand in epilogue.operands]
 
 
 @dataclass(frozen=True)

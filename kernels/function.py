@@ -33,20 +33,20 @@ def symbol(name: str) -> Expr:
 
 def function(name: str, tensors: Sequence[Tensor], body: Callable[..., None]) -> tirx.PrimFunc:
     """The function `name` over `tensors`; `body` gets their buffers and writes statements with the builder."""
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name(name)
-            T.func_attr({"tirx.noalias": True})
-            handles = [T.arg(tensor.name, T.handle()) for tensor in tensors]
-            body(*[T.match_buffer(h, t.shape, t.dtype) for h, t in zip(handles, tensors, strict=True)])
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True})
+        handles = [T.arg(tensor.name, T.handle()) for tensor in tensors]
+        body(*[T.match_buffer(h, t.shape, t.dtype) for h, t in zip(handles, tensors, strict=True)])
     return builder.get()
 
 
 def scratch(shape: Sequence[Expr], dtype: str) -> Buffer:
     """Memory of one task: over 1024 bytes in the thread's workspace, else on the stack.
 
-    TVM's alias information is wrong where constant indices are read and written with different widths (it scales the offset by
-    the width), so at least one of two such accesses has a loop variable in its index, in a loop that runs more than once.
+    TVM's alias information is wrong where constant indices are read and written with different widths (it scales the
+    offset by the width), so at least one of two such accesses has a loop variable in its index, in a loop that runs
+    more than once.
     """
     return T.alloc_buffer(tuple(shape), dtype)
 

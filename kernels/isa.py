@@ -1,8 +1,9 @@
 """What the matrix kernels need to know of a CPU: vector width, number of registers, and the step of the dot product.
 
-A step multiplies 16-bit lanes exactly and adds into 32-bit lanes: `acc[l] += sum_g a[g] * w[l][g]`, `g < group`. On x86 this
-is `pmaddwd` (group 2: |sum| <= 2 * 128 * 128 for 8-bit operands, nothing saturates; with VNNI LLVM turns add + pmaddwd into
-`vpdpwssd`). Elsewhere it is the plain widening multiply-add (group 1) that LLVM maps to `smlal`, `vwmacc`, ...
+A step multiplies 16-bit lanes exactly and adds into 32-bit lanes: `acc[l] += sum_g a[g] * w[l][g]`, `g < group`. On
+x86 this is `pmaddwd` (group 2: |sum| <= 2 * 128 * 128 for 8-bit operands, nothing saturates; with VNNI LLVM turns
+add + pmaddwd into `vpdpwssd`). Elsewhere it is the plain widening multiply-add (group 1) that LLVM maps to `smlal`,
+`vwmacc`, ...
 
 A new instruction (8-bit dot products, tiles) is a new `Isa` with another `dot`, in `detect`.
 """

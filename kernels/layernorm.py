@@ -8,9 +8,9 @@
     n    = sat16((d14 F) >> (14 + down - j))
     y    = clamp((n mul[c] + bias[c]) >> shift)
 
-All shifts of data round. A task is a block of rows, at most one vector of them: each row is read twice for its sum, extremes and
-squares; then the roots and divisions of all rows of the block are lane by lane; then each row is read again and written.
-`max |d|` needs no pass of its own: `d` grows with `x`, so the row's extremes give it.
+All shifts of data round. A task is a block of rows, at most one vector of them: each row is read twice for its sum,
+extremes and squares; then the roots and divisions of all rows of the block are lane by lane; then each row is read
+again and written. `max |d|` needs no pass of its own: `d` grows with `x`, so the row's extremes give it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,21 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Buffer, Expr, bit_length, clamp, lanes_of, let, load, load32, rshift, sat16, store, widen
+from intvit.kernels.arith import (
+    Buffer,
+    Expr,
+    bit_length,
+    clamp,
+    lanes_of,
+    let,
+    load,
+    load32,
+    lshift,
+    rshift,
+    sat16,
+    store,
+    widen,
+)
 from intvit.kernels.function import Tensor, function, registers, symbol
 from intvit.kernels.isa import Isa
 from intvit.kernels.tile import across, even_blocks
@@ -40,7 +54,7 @@ def layernorm(
     tokens: int = 197,
     name: str = "layernorm",
 ) -> tirx.PrimFunc:
-    """Inputs: x int16 [rows, channels], mul int16 [channels], bias int32 [channels]; output `dtype` [rows, channels]."""
+    """Inputs: x int16 [rows, channels], mul int16 [channels], bias int32 [channels]; output `dtype`, like x."""
     rows = symbol("rows")
     block = even_blocks(tokens, isa.lanes)
     down = max(0, ((channels - 1).bit_length() - 1) // 2)
@@ -84,10 +98,8 @@ def layernorm(
     return function(name, tensors, body)
 
 
-def reduced(
-    count: int, isa: Isa, operations: list[tuple[str, int]], value: Callable[[Expr, int], Expr]
-) -> list[Expr]:
-    """`value(column, lanes)` over all columns, reduced by each of `operations` (`add`, `smin`, `smax`, with its neutral)."""
+def reduced(count: int, isa: Isa, operations: list[tuple[str, int]], value: Callable[[Expr, int], Expr]) -> list[Expr]:
+    """`value(column, lanes)` over all columns, reduced by each of `operations` (`add`, `smin`, `smax`; neutral)."""
     combine = {"add": lambda a, b: a + b, "smin": tirx.min, "smax": tirx.max}
     wide, single = registers(len(operations), isa.lanes), registers(len(operations), 1)
     for (_, neutral), vector, scalar in zip(operations, wide, single, strict=True):
@@ -133,10 +145,10 @@ def row_squares(x: Buffer, row: Expr, channels: int, total: Expr, k: Expr, down:
 
 
 def reciprocal_root(v: Expr) -> tuple[Expr, Expr]:
-    """`j` and `F` of positive lanes: `F / 2^29` is the reciprocal of `floor(sqrt(v 4^j))` (*Hacker's Delight* 11-1, by digits)."""
+    """`j` and `F` of positive lanes, the root digit by digit (*Hacker's Delight* 11-1)."""
     v = let(v)
     j = let((30 - bit_length(v)) >> 1)
-    normal = let((v << (2 * tirx.max(j, 0))) >> (2 * tirx.max(-j, 0)))
+    normal = let(lshift(v, 2 * tirx.max(j, 0)) >> (2 * tirx.max(-j, 0)))
     lanes = lanes_of(v)
     root = registers(1, lanes)[0]
     store(root, (0,), tirx.const(1 << 14, v.ty.dtype))

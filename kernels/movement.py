@@ -31,7 +31,7 @@ def _copy(source: Buffer, start: tuple[Expr, ...], target: Buffer, to: tuple[Exp
 def concat_tokens(
     first: int, tokens: int, n: int, isa: Isa, *, dtype: str = "int16", name: str = "concat_tokens"
 ) -> tirx.PrimFunc:
-    """Inputs: constant [first, n], x [batch * tokens, n]; output [batch * (first + tokens), n], the constant tokens first."""
+    """Inputs: constant [first, n], x [batch * tokens, n]; output [batch * (first + tokens), n], the constant first."""
     rows, results = symbol("rows"), symbol("results")
     both = first + tokens
 
@@ -66,11 +66,10 @@ def select_tokens(
     return function(name, [Tensor("x", (rows, n), dtype), Tensor("y", (results, n), dtype)], body)
 
 
-def patchify(
-    image: tuple[int, int, int], patch: tuple[int, int], isa: Isa, *, name: str = "patchify"
-) -> tirx.PrimFunc:
-    """Input: uint8 [batch, height, width, channels] with `image` = (height, width, channels); output int8 [batch * patches,
-    patch height * patch width * channels], pixel - 128 in the order (y, x, channel).
+def patchify(image: tuple[int, int, int], patch: tuple[int, int], isa: Isa, *, name: str = "patchify") -> tirx.PrimFunc:
+    """Patches of an image (its height, width, channels) as rows, pixel - 128 in the order (y, x, channel).
+
+    Input: uint8 [batch, height, width, channels]; output int8 [batch * patches, patch height * width * channels].
     """
     batch, rows = symbol("batch"), symbol("rows")
     height, width, channels = image

@@ -1,7 +1,8 @@
 """Constant operands in the layout that the kernels read; numpy, at compile time.
 
-Weights int8 [N, K] become int8 [N/panel, K/group, panel * group], zeros past the end: a panel of columns is contiguous and
-one step of the dot product reads neighbouring bytes, `group` of each column. They stay int8 (the kernel extends them on load).
+Weights int8 [N, K] become int8 [N/panel, K/group, panel * group], zeros past the end: a panel of columns is contiguous
+and one step of the dot product reads neighbouring bytes, `group` of each column. They stay int8 (the kernel extends
+them on load).
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     y[r, n] = epilogue(sum_k x[r, k] * w[n, k])
 
-Accumulators are int32: exact for every K up to 2^17 (each product is at most 2^14), and the caller proves bias included.
-A task is a block of at most `most_rows` rows and some panels of columns. It widens its rows to int16 once, then keeps a tile of
-rows x panel accumulators in registers over the whole of K, and stores the tile through the epilogue. Rows past the end
-repeat the last row: nothing is read outside the tensors and equal values are stored twice. Columns past N are computed
-(the packing padded them) and not stored.
+Accumulators are int32: exact for every K up to 2^16 (each product is at most 2^14), and the caller proves the bias.
+A task is a block of at most `most_rows` rows and some panels of columns. It widens its rows to int16 once, then keeps a
+tile of rows x panel accumulators in registers over the whole of K, and stores the tile through the epilogue. Rows past
+the end repeat the last row: nothing is read outside the tensors and equal values are stored twice. Columns past N are
+computed (the packing padded them) and not stored.
 
 The tile scheme is Goto and van de Geijn's (Anatomy of High-Performance Matrix Multiplication, 2008) without its cache
 blocking of K: a row block (11 rows x K int16) stays in L1 and a panel of int8 weights streams from L2.
@@ -22,11 +22,11 @@ from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.finish import Finish, operand_tensors
 from intvit.kernels.function import Tensor, function, scratch, symbol
 from intvit.kernels.isa import Isa
-from intvit.kernels.pack import packed_shape
+from intvit.kernels.pack import packed_shape, round_up
 from intvit.kernels.tile import add_products, even_blocks, registers_from, row_stride, widen_row
 
 MOST_SCRATCH = 1 << 16  # bytes of widened rows
-LEAST_TASK = 1 << 17  # multiply-adds that are worth a task
+LEAST_TASK = 1 << 16  # multiply-adds that are worth a task
 TASKS = 16  # tasks of one batch element that let 2, 4, 8 and 16 threads share the work
 
 
@@ -36,16 +36,17 @@ def tile_rows(tokens: int, k: int, isa: Isa) -> int:
 
 
 def column_splits(tokens: int, rows: int, k: int, panels: int, isa: Isa) -> int:
-    """In how many parts the columns of a row block are tasks of their own."""
+    """In how many parts the columns of a row block are tasks of their own: enough tasks, none too small, even parts."""
     blocks = -(-tokens // rows)
-    part = rows * k * isa.panel  # multiply-adds of one panel
+    most = max(1, min(panels, rows * k * isa.panel * panels // LEAST_TASK, -(-2 * TASKS // blocks)))
+    choices = range(1, most + 1)
+    enough = [splits for splits in choices if blocks * splits >= TASKS]
 
-    def fits(splits: int) -> bool:
-        return panels % splits == 0 and (splits == 1 or panels // splits * part >= LEAST_TASK)
+    def slowest(splits: int) -> int:
+        """Work of the busier one of two threads."""
+        return round_up(blocks * splits, 2) // 2 * -(-panels // splits) * LEAST_TASK + splits
 
-    choices = [splits for splits in range(1, panels + 1) if fits(splits)]
-    enough = [splits for splits in choices if blocks * splits >= TASKS and blocks * splits % 2 == 0]
-    return min(enough) if enough else max(choices)
+    return min(enough or choices, key=slowest)
 
 
 def product(k: int, n: int, epilogue: Epilogue, isa: Isa, *, tokens: int = 197, name: str = "product") -> tirx.PrimFunc:
@@ -57,7 +58,6 @@ def product(k: int, n: int, epilogue: Epilogue, isa: Isa, *, tokens: int = 197, 
     panels, steps, step_bytes = packed_shape(n, k, isa)
     tile = tile_rows(tokens, k, isa)
     splits = column_splits(tokens, tile, k, panels, isa)
-    share = panels // splits
 
     def body(x: Buffer, w: Buffer, *rest: Buffer) -> None:
         finish = Finish(epilogue, rest[:-1], rest[-1], n, isa, biased=epilogue.biased)
@@ -67,8 +67,9 @@ def product(k: int, n: int, epilogue: Epilogue, isa: Isa, *, tokens: int = 197, 
             wide = scratch((tile, row_stride(k)), "int16")
             for r, line in enumerate(lines):
                 widen_row(x, (line, 0), wide, r, k, isa)
-            with T.serial(share) as j:
-                panel = let(task % splits * share + j)
+            begin, end = (let((task % splits + i) * panels // splits) for i in (0, 1))
+            with T.serial(end - begin) as j:
+                panel = let(begin + j)
                 start = [finish.start(panel * isa.panel + v * isa.lanes) for v in range(isa.vectors)]
                 sums = registers_from(start, tile, isa)
                 with T.serial(steps) as s:

@@ -76,7 +76,7 @@ def registers_from(start: Sequence[Expr | None], rows: int, isa: Isa) -> list[li
 
 
 def add_products(sums: list[list[Buffer]], row: Callable[[int], Expr], columns: Sequence[Expr], isa: Isa) -> None:
-    """One step of the dot product: `sums[r][v] += row(r) . columns[v]`, `group` int16 of the row, as many of each column."""
+    """One step of the dot product: `sums[r][v] += row(r) . columns[v]`, `group` int16 of the row and of each column."""
     bound = [let(column) for column in columns]
     for r, accumulators in enumerate(sums):
         a = let(isa.repeat(row(r)))

@@ -79,7 +79,7 @@ class FoldBoundaries(Pass):
                 value = value.args[0]
             args.append(value)
         output.args = (tuple(args),)
-        graph.output_scales = tuple(scales)
+        graph.output_scales = tuple(scales) or graph.output_scales
 
 
 def grid_of(graph: Lowering, node: fx.Node) -> Grid:

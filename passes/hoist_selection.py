@@ -31,6 +31,8 @@ def hoist_selection(graph: FloatGraph) -> FloatGraph:
 def _hoisted(module: fx.GraphModule, select: fx.Node) -> bool:
     source, start, stop = select.args
     assert isinstance(source, fx.Node)
+    if _merged(select, source):
+        return True
     if source.op != "call_function" or len(source.users) > 1:
         return False
     if source.target in FIRST_ARGUMENT:
@@ -45,6 +47,16 @@ def _hoisted(module: fx.GraphModule, select: fx.Node) -> bool:
     source.meta["shape"] = (stop - start, source.meta["shape"][1])  # type: ignore[operator]
     select.replace_all_uses_with(source)
     return True
+
+
+def _merged(select: fx.Node, source: fx.Node) -> bool:
+    """Lets the first of several equal selections serve for all: both arms of a residual select the same tokens."""
+    twins = [user for user in source.users if user.target is select.target and user.args == select.args]
+    first = min(twins)
+    for twin in twins:
+        if twin is not first:
+            twin.replace_all_uses_with(first)
+    return len(twins) > 1
 
 
 def _selected(module: fx.GraphModule, argument: Any, start: Any, stop: Any) -> fx.Node:

@@ -17,14 +17,13 @@ from torch import fx
 
 from intvit import floatops
 from intvit.dialect.gelu import FRACTION, gelu
-from intvit.dialect.published import gelu_published
+from intvit.dialect.published import GELU_SLOPE, gelu_published
 from intvit.grid import Role, dyadic_for
 from intvit.passes.base import LoweringPass, Skip
 from intvit.passes.lowering import Lowering
 
 INT8_SPAN = 1 << 8
 SIGMOID_FRACTION = 7
-PUBLISHED_SLOPE = 1.702
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class LowerGelu(LoweringPass):
         grid, out = graph.grid(x, Role.FIXED), graph.grid(site, Role.PRODUCT)
         q = graph.read(x, grid)
         if graph.calibrated.published:
-            x0 = math.floor(-1 / (PUBLISHED_SLOPE * float(grid.scale)))
+            x0 = math.floor(-1 / (GELU_SLOPE * float(grid.scale)))
             ratio = dyadic_for(grid.scale / 2**SIGMOID_FRACTION / out.scale, INT8_SPAN)
             node = graph.emit(gelu_published, q, x0, ratio.multiplier, ratio.pre_shift, ratio.shift)
         else:

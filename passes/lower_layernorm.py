@@ -31,6 +31,9 @@ MAX_MULTIPLIER = (1 << 15) - 1
 MAX_BIAS = 1 << 29
 MAX_SHIFT = 30
 PUBLISHED_FRACTION = 30
+PUBLISHED_PRE_SHIFT = 24
+PUBLISHED_BIAS = (1 << 30) - (1 << PUBLISHED_PRE_SHIFT)
+"""Leaves room for the row, which is within 2^30, and for the half of the rounding shift; the published `β / γ` overflows."""
 SPAN = {"int8": 1 << 8, "int16": 1 << 15}
 
 
@@ -73,8 +76,8 @@ def _published(
 ) -> fx.Node:
     unit = math.sqrt(gain.numel()) / 2**PUBLISHED_FRACTION
     safe = torch.where(gain == 0, torch.finfo(torch.float32).tiny, gain)
-    bias = torch.floor(offset / safe / unit).clamp(-(2**31), 2**31 - 1).to(torch.int32)
-    ratio = dyadic_for(unit * safe.abs() / out.scale, SPAN[out.dtype])
+    bias = torch.floor(offset / safe / unit).clamp(-PUBLISHED_BIAS, PUBLISHED_BIAS).to(torch.int32)
+    ratio = dyadic_for(unit * safe.abs() / out.scale, SPAN[out.dtype], PUBLISHED_PRE_SHIFT)
     multiplier = ratio.multiplier * safe.sign().to(torch.int32)
     rows = graph.emit(layernorm_published, q, bias)
     return graph.emit(requantize, rows, multiplier, ratio.pre_shift, ratio.shift, 0, out.dtype)

@@ -19,11 +19,9 @@ from torch import Tensor, fx
 
 from intvit import floatops
 from intvit.dialect.linear import linear
-from intvit.grid import Grid, Role
+from intvit.grid import LIMITS, Grid, Role
 from intvit.passes.base import LoweringPass, Skip
 from intvit.passes.lowering import Lowering
-
-MAX_BIAS = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,11 @@ def quantized_weights(
 ) -> tuple[Tensor, Tensor]:
     """int8 weights `[N, K]` and int32 bias `[N]` for an input on `grid`, whose mean (float, `[K]`) is where known.
 
-    A bias beyond `MAX_BIAS` is clipped there and left to the overflow proof to refuse.
+    A bias beyond 32 bits is clipped there, and the overflow proof refuses it.
     """
     exact = weight.double()
     w = torch.floor(exact * grid.scale / scale[:, None] + 0.5).clamp(-127, 127)
     x_mean = grid.offset.expand(exact.shape[1]) if mean is None else mean
     q_mean = (x_mean - grid.offset) / grid.scale
     c = (bias.double() + exact @ x_mean) / scale - w @ q_mean.expand(exact.shape[1])
-    return w.to(torch.int8), torch.floor(c + 0.5).clamp(-MAX_BIAS, MAX_BIAS).to(torch.int32)
+    return w.to(torch.int8), torch.floor(c + 0.5).clamp(*LIMITS["int32"]).to(torch.int32)

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from intvit import boundary, floatops
 from intvit.calibrate import stored_role
 from intvit.dialect import operation_of
-from intvit.errors import VerifyError
+from intvit.errors import IntvitError, VerifyError
 from intvit.grid import Grid, Role
 from intvit.noise import Written
 from intvit.stages import CalibratedGraph, copy_of
@@ -105,8 +105,11 @@ class Lowering:
                 self.written[new.args[0].name] = Written(origin, self.stored_grid(new))
             node.replace_all_uses_with(new)
 
-        with self.graph.inserting_before(node):
-            yield replacement
+        try:
+            with self.graph.inserting_before(node):
+                yield replacement
+        except ValueError as error:
+            raise IntvitError(f"{self._path or node.name}: {error}: calibrate with more or other images") from error
         self.graph.erase_node(node)
 
     # Checking

@@ -1,6 +1,8 @@
 """What several tests need: torchvision beside a CPU torch, no network, the measuring data, generated photographs."""
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is fir
 from intvit.libraries import prepare_imports
 
 prepare_imports()
+
+
+def _importable(name: str) -> None:
+    """Makes `tests/<name>.py` importable as `name`: a path to `tests` would also offer the bare name `kernels`."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+_importable("tiny")
 
 
 @pytest.fixture(scope="session")

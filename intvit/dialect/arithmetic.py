@@ -13,7 +13,7 @@ RANGE = {torch.int8: INT8, torch.uint8: (0, 255), torch.int16: INT16, torch.int3
 
 
 def rounding_shift(x: Tensor, shift: Tensor | int) -> Tensor:
-    """`(x + 2^(shift-1)) >> shift`, half up; `shift = 0` is the identity. (*Hacker's Delight* 2-7 for the half.)"""
+    """`(x + 2^(shift-1)) >> shift`, half up; `shift = 0` is the identity (*Hacker's Delight* 2-7)."""
     if isinstance(shift, int):
         return (x + ((1 << shift) >> 1)) >> shift
     one = torch.ones_like(shift)

@@ -12,9 +12,9 @@
 
 `bits` (8 to 15) is the width of the exponentials: 8 lets `P·V` run on int8 units but rounds the many small weights of
 a long row (total variation up to 0.06 against exact softmax at 197 tokens), 13 and more is exact to 0.004; `P·V` of
-`S` keys needs `bits + 7 + log2 S < 31`. No division and no rounded scale before the exponential, so no temperature error (I-ViT's `x0 = floor(-1/S)` has slopes
-of 0.83 to 0.95), and no probability is lost to an int8 result at 1/128 (NUMERICS). Columns are head-major:
-channel `h·D + c` is channel `c` of head `h`.
+`S` keys needs `bits + 7 + log2 S <= 31`. No division and no rounded scale before the exponential, so no temperature
+error (I-ViT's `x0 = floor(-1/S)` has slopes of 0.83 to 0.95), and no probability is lost to an int8 result at 1/128
+(NUMERICS). Columns are head-major: channel `h·D + c` is channel `c` of head `h`.
 """
 
 import torch
@@ -29,11 +29,13 @@ from intvit.dialect.arithmetic import (
     saturate16,
     scale_by_power,
 )
-from intvit.dialect.operation import operation, require, require_channels, require_dtype
+from intvit.dialect.operation import operation, require, require_dtype
 from intvit.dialect.requantize import check_dyadic, requantized_ranges
 from intvit.ranges import Operand, Range, Ranges
 
 LOG2_FRACTION = 8
+MEAN = Range(-(1 << 14) - 1, (1 << 14) + 1)
+"""Of `row_mean`: 128 in Q7, and one more because the row's sum is floored to 15 bits."""
 CURVATURE = 2784
 """`c · 2^15 / 4` with the `c` that makes `1 + f - c f (1 - f)` closest to `2^f`, relatively."""
 
@@ -93,7 +95,7 @@ def _check(
     shift: int,
 ) -> Tensor:
     check_attention(q, k, v, heads)
-    require_channels(heads, score_multiplier=score_multiplier, score_pre_shift=score_pre_shift)
+    check_dyadic(heads, score_multiplier, score_pre_shift, score_shift, "score_")
     require(8 <= bits <= 15, f"bits must be in 8..15, not {bits}")
     check_dyadic(v.shape[-1], multiplier, pre_shift, shift)
     return q.new_empty(q.shape[0], q.shape[1], v.shape[-1])
@@ -115,8 +117,9 @@ def _ranges(
     scores = q * k * (q.shape[-1] // heads)
     below = Range(scores.low - scores.high, 0)
     log2 = requantized_ranges(below, score_pre_shift, score_multiplier, score_shift)
-    row_sum = Range((1 << bits) - 1, ((1 << bits) - 1) * k.shape[1])
-    mean = requantized_ranges(Range(-(1 << 14), 1 << 14), pre_shift, multiplier, shift)
+    row_sum = Range(1 << (bits - 1), ((1 << bits) - 1) * k.shape[1])
+    sums = v.union(Range(0, 0)) * row_sum.high
+    mean = requantized_ranges(MEAN, pre_shift, multiplier, shift)
     return Ranges(
         mean.result.clamp(*INT8),
         {
@@ -124,7 +127,7 @@ def _ranges(
             **{f"log2 {name}": found for name, found in log2.intermediates.items()},
             "curvature": Range(0, 128 * 128 * CURVATURE + (1 << 14)),
             "row sum": row_sum,
-            "P·V": v * row_sum.high,
+            "P·V": sums + Range(0, 1 << max(row_sum.high.bit_length() - 9, 0)),
             "row mean": Range(-(1 << 15), 1 << 15) * (1 << 15),
             **mean.intermediates,
         },
@@ -145,7 +148,7 @@ def attention(
     pre_shift: Tensor,
     shift: int,
 ) -> Tensor:
-    """int8 q `[B, T, H·D]`, k `[B, S, H·D]`, v `[B, S, H·E]` to int8 `[B, T, H·E]`; score dyadic per head, out per channel."""
+    """int8 q `[B, T, H·D]`, k `[B, S, H·D]`, v `[B, S, H·E]` to int8 `[B, T, H·E]`; scores per head, out per channel."""
     queries, keys, values = (split_heads(x, heads) for x in (q, k, v))
     e, s = shiftmax(integer_matmul(queries, keys.mT), score_multiplier, score_pre_shift, score_shift, bits)
     mean = row_mean(integer_matmul(e, values), s).transpose(1, 2).flatten(2)

@@ -8,9 +8,9 @@
     n   = sat16(d14 F >> (14 + square_shift - j))        Q15 of d / sqrt(Σd²): a unit vector
     y   = saturate((n · multiplier + bias) >> shift)     multiplier ~ γ sqrt(C) / s, bias ~ β / s
 
-All shifts round; the division and the square root are floors. I-ViT's integer LayerNorm (its eq. 12 to 14) fails to converge
-for small deviations, overflows for ordinary rows and divides `β` by `γ` (NUMERICS); none of the three can happen
-here: `V` is within 31 bits for any row, the root is digit by digit, and a row without variance gives `β`.
+All shifts round; the division and the square root are floors. I-ViT's integer LayerNorm (its eq. 12 to 14) fails to
+converge for small deviations, overflows for ordinary rows and divides `β` by `γ` (NUMERICS); none of the three can
+happen here: `V` is within 31 bits for any row, the root is digit by digit, and a row without variance gives `β`.
 """
 
 import torch

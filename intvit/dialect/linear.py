@@ -36,11 +36,16 @@ def _ranges(x: Operand, weight: Tensor, bias: Tensor) -> Ranges:
     return Ranges(total, {"accumulator": partial.union(total)})
 
 
+MIN_INT_MM = 16
+"""`torch._int_mm` refuses fewer rows on some devices, and is wrong for one column of `x` (torch 2.13, x86)."""
+
+
 @cache
 def _int_mm_is_exact() -> bool:
     """Whether this machine's `torch._int_mm` sums without saturating (some int8 units add pairs in 16 bits)."""
     extremes = torch.tensor([-128, 127], dtype=torch.int8)
-    a, b = extremes.repeat(32, 64), extremes.repeat_interleave(64).repeat(32, 1).T.contiguous()
+    a = torch.cat([extremes.repeat(32, 64), extremes[:, None].repeat(16, 128)])
+    b = torch.cat([extremes.repeat_interleave(64).repeat(16, 1), extremes[:, None].repeat(8, 128)]).T.contiguous()
     return torch.equal(torch._int_mm(a, b), integer_matmul(a, b))
 
 
@@ -48,7 +53,7 @@ def _int_mm_is_exact() -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`x @ weight.T + bias` in int32."""
     rows = x.reshape(-1, x.shape[-1])
-    if rows.shape[0] > 16 and _int_mm_is_exact():
+    if min(rows.shape) > MIN_INT_MM and _int_mm_is_exact():
         product = torch._int_mm(rows.contiguous(), weight.T.contiguous())
     else:
         product = integer_matmul(rows, weight.T)

@@ -17,7 +17,8 @@ Rule = Callable[..., Ranges]
 class Operation:
     """One operation: `call` is the torch.library overload, `check` its fake, `ranges` its interval rule.
 
-    `ranges(*args)` takes what the operation takes, with an `Operand` for each tensor computed at run time, and returns the range of its result with those of every intermediate that could leave 32 bits.
+    `ranges(*args)` takes what the operation takes, with an `Operand` for each tensor computed at run time, and returns
+    the range of its result with those of every intermediate that could leave 32 bits.
     """
 
     name: str

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from intvit.dialect.operation import operation, require, require_dtype
-from intvit.ranges import Operand, Range, Ranges
+from intvit.ranges import Operand, Ranges
 
 
 def _check(image: Tensor, height: int, width: int) -> Tensor:

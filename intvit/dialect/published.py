@@ -1,7 +1,7 @@
 """The forms of I-ViT as published (arXiv:2207.01405 and its code), to reproduce the paper; each has known defects.
 
 `shiftmax_published`, `shiftgelu_published` and `ilayernorm_published` follow the released code with the constants of
-its integer kernels. What is defective in them is described in NUMERICS' table and shown by tests/dialect/test_published.py;
+its integer kernels. What is defective in them is in NUMERICS' table and shown by tests/dialect/test_published.py;
 `--preset paper` is the only user. Where the code divides floats and floors, the same floor is taken of integers.
 
 The exponential of a score `d <= 0` with `x0 = floor(-1/S)` and `n` bits (paper, eq. 5 to 9):
@@ -25,9 +25,12 @@ from intvit.ranges import Operand, Range, Ranges
 
 SOFTMAX_BITS = 15
 GELU_BITS = 23
+GELU_SLOPE = 1.702
 SQRT_START = 1 << 16
 SQRT_STEPS = 10
 LARGEST = (1 << 31) - 1
+UNIT = 1 << 30
+"""Bound of `layernorm_published` without its bias: Newton's steps stay above the root, and that above `|x - mean|`."""
 
 
 def shift_exponential(d: Tensor, x0: int, bits: int) -> Tensor:
@@ -38,7 +41,13 @@ def shift_exponential(d: Tensor, x0: int, bits: int) -> Tensor:
 
 
 def _exponential_range(x0: int, bits: int) -> Range:
-    return Range(0, (-2 * x0) << bits)
+    """Of the exponential; before its last shift it is twice as large."""
+    return Range(0, -x0 << bits)
+
+
+def finest_scale(bits: int, terms: int) -> float:
+    """The finest scale of scores whose `terms` exponentials of `bits` bits sum to 31 bits."""
+    return 1 / max(LARGEST // (terms << bits) - 1, 1)
 
 
 def _shiftmax_check(
@@ -55,7 +64,7 @@ def _shiftmax_check(
     shift: int,
 ) -> Tensor:
     check_attention(q, k, v, heads)
-    require_channels(heads, score_multiplier=score_multiplier, score_pre_shift=score_pre_shift)
+    check_dyadic(heads, score_multiplier, score_pre_shift, score_shift, "score_")
     check_dyadic(v.shape[-1], multiplier, pre_shift, shift)
     require(x0 < 0, f"x0 = floor(-1/S) must be negative, not {x0}")
     return q.new_empty(q.shape[0], q.shape[1], v.shape[-1])
@@ -77,14 +86,14 @@ def _shiftmax_ranges(
     scores = q * k * (q.shape[-1] // heads)
     inner = requantized_ranges(scores, score_pre_shift, score_multiplier, score_shift)
     exponential = _exponential_range(x0, SOFTMAX_BITS)
-    product = v * (1 << 15)
+    product = v.union(Range(0, 0)) * (1 << SOFTMAX_BITS)
     out = requantized_ranges(product, pre_shift, multiplier, shift)
     return Ranges(
         out.result.clamp(*INT8),
         {
             "scores": scores,
             **{f"score {name}": found for name, found in inner.intermediates.items()},
-            "exponential": exponential,
+            "exponential": exponential * 2,
             "row sum": exponential * k.shape[1],
             "P·V": product,
             **out.intermediates,
@@ -135,7 +144,7 @@ def _shiftgelu_ranges(x: Operand, x0: int, multiplier: Tensor, pre_shift: Tensor
     exponential = _exponential_range(x0, GELU_BITS)
     product = x * Range(0, 128)
     out = requantized_ranges(product, pre_shift, multiplier, shift)
-    return Ranges(out.result.clamp(*INT8), {"exponential": exponential, "product": product, **out.intermediates})
+    return Ranges(out.result.clamp(*INT8), {"exponential": exponential * 2, "product": product, **out.intermediates})
 
 
 @operation(check=_shiftgelu_check, ranges=_shiftgelu_ranges)
@@ -163,14 +172,18 @@ def _ilayernorm_ranges(x: Operand, bias: Tensor) -> Ranges:
     channels = x.shape[-1]
     centred = x - x
     squares = Range(0, centred.magnitude**2 * channels)
+    unit = Range(-UNIT, UNIT)
+    total = unit + Range(int(bias.min()), int(bias.max()))
     return Ranges(
-        Range(*INT32), {"sum": x * channels * 2, "squares": squares, "product": centred * LARGEST}, bits=64
+        total.clamp(*INT32),
+        {"sum": x * channels * 2, "squares": squares, "product": centred * LARGEST, "result before saturation": total},
+        bits=64,
     )
 
 
 @operation(check=_ilayernorm_check, ranges=_ilayernorm_ranges)
 def layernorm_published(x: Tensor, bias: Tensor) -> Tensor:
-    """LayerNorm of int16 rows by ten Newton steps from 2^16: int32 at scale `sqrt(C)/2^30 · γ`, `bias` = `β/γ` there."""
+    """LayerNorm of int16 rows by ten Newton steps from 2^16: int32 at scale `sqrt(C)/2^30 · γ`, `bias` is `β/γ`."""
     wide, channels = x.to(torch.int64), x.shape[-1]
     mean = torch.div(2 * wide.sum(-1, keepdim=True) + channels, 2 * channels, rounding_mode="floor")
     centred = wide - mean
@@ -178,5 +191,4 @@ def layernorm_published(x: Tensor, bias: Tensor) -> Tensor:
     root = torch.full_like(variance, SQRT_START)
     for _ in range(SQRT_STEPS):
         root = (root + variance // root) >> 1
-        root = root.clamp(min=1)
     return (((centred * (LARGEST // root)) >> 1) + bias).clamp(*INT32).to(torch.int32)

@@ -4,7 +4,7 @@
     add:         y = sat16((sat16(a >> a_pre) · a_multiplier + sat16(b >> b_pre) · b_multiplier) >> shift)
 
 with rounding shifts (NUMERICS 1, 4). `add` brings both arms to one scale in 32 bits, adds, then rounds once
-(NUMERICS 8): |multiplier| <= 2^14 each, so the sum of the two products fits. `multiplier`, `pre` are int32 `[C]` or `[1]`.
+(NUMERICS 8): |multiplier| <= 2^14 each, so the sum of the two products fits. `multiplier`, `pre`: int32 `[C]` or `[1]`.
 """
 
 import torch
@@ -27,9 +27,16 @@ def constant_range(x: Operand | Tensor) -> Operand:
 
 
 def scaled_range(x: Range, pre_shift: Tensor, multiplier: Tensor) -> Range:
-    """Of `sat16(x >> pre) · multiplier`, over all channels."""
-    shifted = x.rounding_shift(int(pre_shift.min())).clamp(*INT16)
-    return shifted * multiplier_range(multiplier)
+    """Of `sat16(x >> pre) · multiplier`, over all channels: a shift moves both ends towards 0, the larger the nearer.
+
+    The kernels hold multipliers as int16 and shift by at most 30: other parameters break the rule.
+    """
+    factors = multiplier_range(multiplier)
+    require(factors.fits(16), f"multipliers must be within 16 bits, not {factors.low}..{factors.high}")
+    least, most = int(pre_shift.min()), int(pre_shift.max())
+    require(least >= 0 and most <= 30, f"pre-shifts must be in 0..30, not {least}..{most}")
+    shifted = x.rounding_shift(least).union(x.rounding_shift(most)).clamp(*INT16)
+    return shifted * factors
 
 
 def shifted_input(x: Range, pre_shift: Tensor) -> Range:
@@ -45,15 +52,16 @@ def requantized_ranges(x: Range, pre_shift: Tensor, multiplier: Tensor, shift: i
     )
 
 
-def check_dyadic(channels: int, multiplier: Tensor, pre_shift: Tensor, shift: int) -> None:
-    require_channels(channels, multiplier=multiplier, pre_shift=pre_shift)
-    require(0 <= shift <= 30, f"shift must be in 0..30, not {shift}")
+def check_dyadic(channels: int, multiplier: Tensor, pre_shift: Tensor, shift: int, prefix: str = "") -> None:
+    """A dyadic number's fields; `prefix` is what their names begin with."""
+    require_channels(channels, **{f"{prefix}multiplier": multiplier, f"{prefix}pre_shift": pre_shift})
+    require(0 <= shift <= 30, f"{prefix}shift must be in 0..30, not {shift}")
 
 
 def _requantize_check(
     x: Tensor, multiplier: Tensor, pre_shift: Tensor, shift: int, zero_point: int, dtype: str
 ) -> Tensor:
-    require_dtype("x", x, torch.int16, torch.int32)
+    require_dtype("x", x, torch.int8, torch.int16, torch.int32)
     check_dyadic(x.shape[-1], multiplier, pre_shift, shift)
     return x.new_empty(x.shape, dtype=dtype_named(dtype))
 
@@ -70,7 +78,7 @@ def _requantize_ranges(
 
 @operation(check=_requantize_check, ranges=_requantize_ranges)
 def requantize(x: Tensor, multiplier: Tensor, pre_shift: Tensor, shift: int, zero_point: int, dtype: str) -> Tensor:
-    """int16 or int32 `[B, T, C]` to `dtype` at another scale."""
+    """int8, int16 or int32 `[B, T, C]` to `dtype` at another scale."""
     target = dtype_named(dtype)
     y = requantized(x.to(torch.int32), pre_shift, multiplier, shift) + zero_point
     return y.clamp(*RANGE[target]).to(target)
@@ -88,8 +96,8 @@ def _add_check(
     for name, arm in (("a", a), ("b", b)):
         require_dtype(name, arm, torch.int16, torch.int32)
     require(a.shape[-2:] == b.shape[-2:], f"arms must have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
-    check_dyadic(a.shape[-1], a_multiplier, a_pre_shift, shift)
-    check_dyadic(b.shape[-1], b_multiplier, b_pre_shift, shift)
+    check_dyadic(a.shape[-1], a_multiplier, a_pre_shift, shift, "a_")
+    check_dyadic(b.shape[-1], b_multiplier, b_pre_shift, shift, "b_")
     return (a if a.ndim >= b.ndim else b).new_empty(torch.broadcast_shapes(a.shape, b.shape), dtype=torch.int16)
 
 

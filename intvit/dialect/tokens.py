@@ -14,6 +14,7 @@ from intvit.ranges import Operand, Range, Ranges
 def _concat_check(constant: Tensor, x: Tensor) -> Tensor:
     require_dtype("x", x, torch.int16)
     require_dtype("constant", constant, torch.int16)
+    require(x.ndim == 3, "x must be [batch, tokens, channels]")
     require(constant.ndim == 2 and constant.shape[1] == x.shape[-1], f"constant must be [tokens, {x.shape[-1]}]")
     return x.new_empty(x.shape[0], constant.shape[0] + x.shape[1], x.shape[2])
 
@@ -29,6 +30,7 @@ def concat_tokens(constant: Tensor, x: Tensor) -> Tensor:
 
 
 def _select_check(x: Tensor, start: int, stop: int) -> Tensor:
+    require_dtype("x", x, torch.int8, torch.int16, torch.int32)
     require(x.ndim == 3 and 0 <= start < stop <= x.shape[1], f"no tokens {start}..{stop} in {tuple(x.shape)}")
     return x.new_empty(x.shape[0], stop - start, x.shape[2])
 

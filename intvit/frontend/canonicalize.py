@@ -29,7 +29,7 @@ IDENTITY = {"dropout", "dropout_", "to", "_to_copy", "detach", "detach_", "alias
             "contiguous", "feature_dropout", "_dropout", "identity"}  # fmt: skip
 MOVEMENT = {"view", "reshape", "_unsafe_view", "permute", "transpose", "t", "flatten", "unflatten", "squeeze",
             "unsqueeze", "select", "slice", "unbind", "split", "split_with_sizes", "chunk", "narrow", "expand",
-            "expand_as", "movedim", "swapaxes", "flip", "roll"}  # fmt: skip
+            "expand_as", "movedim", "moveaxis", "swapaxes", "swapdims", "mT", "flip", "roll"}  # fmt: skip
 IGNORED = {"_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "sym_constrain_range_for_size"}
 
 
@@ -104,7 +104,7 @@ class _Walk:
 
     def _value(self, node: fx.Node, name: str, args: Any, kwargs: Any, flat: list[Any]) -> Any:
         if name == "sym_size":
-            return PROBE if args[1] == 0 else int(node.args[0].meta["val"].shape[args[1]])  # type: ignore[union-attr]
+            return _size(node, args[0], args[1])
         if node.target is operator.getitem:
             return args[0][args[1]]
         if not any(isinstance(leaf, Value) and not isinstance(leaf, Constant) for leaf in flat):
@@ -134,6 +134,13 @@ class _Walk:
             except NotCanonical as reason:
                 self.unsupported.append(f"output {source}: {reason}")
         return outputs
+
+
+def _size(node: fx.Node, value: Any, dim: int) -> int:
+    """A size that depends on the batch, at batch `PROBE`."""
+    if isinstance(value, View):
+        return value.index.shape[dim]
+    return PROBE if dim == 0 else int(node.args[0].meta["val"].shape[dim])  # type: ignore[union-attr]
 
 
 def _name(node: fx.Node) -> str:

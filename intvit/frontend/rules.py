@@ -138,6 +138,8 @@ def _in_base(x: View, constant: Tensor) -> Tensor:
     """A constant that meets `x`, as it lies over the base of `x`: `[tokens, channels]`."""
     if not x.is_whole():
         raise NotCanonical("a constant meets a part of a tensor only")
+    if torch.broadcast_shapes(constant.shape, x.index.shape) != x.index.shape:
+        raise NotCanonical("a constant with more elements than the tensor that it meets is not supported")
     over = constant.to(torch.float32).expand(x.index.shape)
     spread = torch.empty(x.index.numel())
     spread[x.index.flatten()] = over.flatten()

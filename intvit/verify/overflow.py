@@ -47,7 +47,7 @@ def prove_no_overflow(graph: IntGraph) -> tuple[Proved, ...]:
 
 
 def analyse(graph: IntGraph) -> tuple[Proved, ...]:
-    """The ranges of every node for every possible image, fitting or not."""
+    """The ranges of every node for every possible image, fitting or not; refuses parameters that break a rule."""
     shapes = shapes_of(graph)
     known: dict[fx.Node, Operand] = {}
     proved = []
@@ -56,7 +56,10 @@ def analyse(graph: IntGraph) -> tuple[Proved, ...]:
             known[node] = Operand(0, 255, shapes[node.name])
         operation = operation_of(node.target) if node.op == "call_function" else None
         if operation is not None:
-            ranges = operation.ranges(*(_argument(graph.module, known, a) for a in node.args))
+            try:
+                ranges = operation.ranges(*(_argument(graph.module, known, a) for a in node.args))
+            except TypeError as error:
+                raise VerifyError(f"{node.meta.get('path') or node.name}: {operation.name}: {error}") from error
             known[node] = Operand(ranges.result.low, ranges.result.high, shapes[node.name])
             proved.append(Proved(node.name, node.meta.get("path", ""), operation.name, ranges))
     return tuple(proved)

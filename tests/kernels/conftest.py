@@ -29,7 +29,9 @@ def _cases() -> list[Any]:
     for name, cpu in CPUS.items() if on_x86 else ():
         target = Target({"kind": "llvm", "mcpu": cpu})
         missing = not codegen.target_has_features(FEATURE[name], native)
-        cases.append(pytest.param((target, detect(target)), id=name, marks=pytest.mark.skipif(missing, reason=f"no {name}")))
+        cases.append(
+            pytest.param((target, detect(target)), id=name, marks=pytest.mark.skipif(missing, reason=f"no {name}"))
+        )
     return [*cases, *(pytest.param((native, isa), id=isa.name) for isa in (WIDE, NARROW))]
 
 
@@ -47,10 +49,13 @@ Run = Callable[..., np.ndarray]
 
 @pytest.fixture(scope="session")
 def run(machine: tuple[Target, Isa]) -> Run:
-    """`run(function, inputs, shape, dtype)`: compile for the machine, call, check that nothing was written beside the output."""
+    """`run(function, inputs, shape, dtype)`: compile, call, check that nothing was written beside the output."""
+    compiled: dict[Any, Any] = {}  # functions are keys by identity
 
     def call(function: Any, inputs: list[np.ndarray], shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        kernel = tvm.compile(function, target=machine[0])[function.attrs["global_symbol"]]
+        if function not in compiled:
+            compiled[function] = tvm.compile(function, target=machine[0])[function.attrs["global_symbol"]]
+        kernel = compiled[function]
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         memory = np.full(size + 2 * GUARD + 64, 101, np.uint8)
         start = GUARD + -(memory.ctypes.data + GUARD) % 64  # TVM wants 64-byte alignment

@@ -30,7 +30,9 @@ def check(machine, run, sizes, batch=1, bits=13, seed=0, kind="random"):
     stages = Epilogue((Requantize(shift),))
     function = kernels.attention(kernels.Heads(*sizes, machine[1]), score_shift, bits, stages)
     inputs = [x.reshape(-1, x.shape[-1]) for x in (q, k, v)] + [score_pre.astype(np.int8), score_mul.astype(np.int16)]
-    inputs += [pack.channels(x, heads * e, o.dtype, machine[1]) for x, o in zip((pre, mul), stages.operands, strict=True)]
+    inputs += [
+        pack.channels(x, heads * e, o.dtype, machine[1]) for x, o in zip((pre, mul), stages.operands, strict=True)
+    ]
     y = run(function, inputs, (batch * queries, heads * e), "int8")
     as_int32 = [torch.from_numpy(x.astype(np.int32)) for x in (score_mul, score_pre, mul, pre)]
     want = dialect.attention(
@@ -41,7 +43,14 @@ def check(machine, run, sizes, batch=1, bits=13, seed=0, kind="random"):
 
 @pytest.mark.parametrize(
     "sizes",
-    [(3, 197, 197, 64, 64), (2, 50, 50, 32, 32), (1, 30, 30, 72, 72), (1, 17, 17, 80, 80), (1, 1, 1, 1, 1), (2, 5, 40, 3, 9)],
+    [
+        (3, 197, 197, 64, 64),
+        (2, 50, 50, 32, 32),
+        (1, 30, 30, 72, 72),
+        (1, 17, 17, 80, 80),
+        (1, 1, 1, 1, 1),
+        (2, 5, 40, 3, 9),
+    ],
     ids=str,
 )
 def test_shapes(machine, run, sizes):
@@ -56,7 +65,10 @@ def test_extremes_and_widths_of_the_exponentials(machine, run, bits, kind):
 
 @settings(max_examples=8, deadline=None)
 @given(
-    st.tuples(st.integers(1, 4), *[st.integers(1, 40)] * 4), st.integers(1, 3), st.integers(8, 15), st.integers(0, 2**31)
+    st.tuples(st.integers(1, 4), *[st.integers(1, 40)] * 4),
+    st.integers(1, 3),
+    st.integers(8, 15),
+    st.integers(0, 2**31),
 )
 def test_any_shape(machine, run, sizes, batch, bits, seed):
     check(machine, run, sizes, batch, bits, seed)

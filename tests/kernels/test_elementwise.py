@@ -59,7 +59,10 @@ def test_gelu_of_every_int16(machine, run, fraction):
         x = (x // (1 << 3)).astype(np.int16)
     pre, mul = np.arange(256) % 12, np.arange(256) * 128
     stages = Epilogue((Gelu(fraction, 14, zero_point=-20),), "int8")
-    inputs = [x, *(pack.channels(v, 256, o.dtype, machine[1]) for v, o in zip((pre, mul), stages.operands, strict=True))]
+    inputs = [
+        x,
+        *(pack.channels(v, 256, o.dtype, machine[1]) for v, o in zip((pre, mul), stages.operands, strict=True)),
+    ]
     y = run(elementwise(256, stages, machine[1]), inputs, x.shape, "int8")
     vectors = [tensor(v.astype(np.int32)) for v in (mul, pre)]
     np.testing.assert_array_equal(y, gelu_dialect.gelu(tensor(x)[None], fraction, *vectors, 14, -20)[0].numpy())

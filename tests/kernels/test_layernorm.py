@@ -12,7 +12,7 @@ from intvit.kernels.layernorm import layernorm
 
 def check(machine, run, x, *, shift=14, eps=1000, min_shift=0, dtype="int8", tokens=197, seed=0):
     random = np.random.default_rng(seed)
-    rows, channels = x.shape
+    channels = x.shape[1]
     mul = random.integers(-32768, 32768, channels).astype(np.int32)
     bias = random.integers(-(2**24), 2**24, channels).astype(np.int32)
     function = layernorm(channels, shift, eps, min_shift, machine[1], dtype=dtype, tokens=tokens)
@@ -24,9 +24,9 @@ def check(machine, run, x, *, shift=14, eps=1000, min_shift=0, dtype="int8", tok
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16"])
-@pytest.mark.parametrize("deviation", [0, 1, 30, 1000, 20000])
-@pytest.mark.parametrize(("rows", "channels"), [(197, 192), (5, 100), (3, 1), (2, 1280)])
-def test_rows(machine, run, rows, channels, deviation, dtype):
+@pytest.mark.parametrize(("rows", "channels"), [(197, 192), (5, 100), (5, 1), (5, 1280)])
+def test_rows_of_every_deviation(machine, run, rows, channels, dtype):
+    deviation = np.resize([0, 1, 30, 1000, 20000], (rows, 1))
     x = np.random.default_rng(channels).normal(-50, deviation, (rows, channels)).clip(-32768, 32767).astype(np.int16)
     check(machine, run, x, dtype=dtype, min_shift=-6)
 

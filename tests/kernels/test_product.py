@@ -41,16 +41,16 @@ def sums(x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> torch.Tensor:
 SHAPES = [(1, 1, 1), (5, 7, 33), (3, 2, 100), (20, 4096, 40), (197, 192, 96), (40, 50, 70)]
 
 
-@pytest.mark.parametrize("kind", EXTREMES)
 @pytest.mark.parametrize(("rows", "k", "n"), SHAPES)
-def test_sums(machine, run, rows, k, n, kind):
+def test_sums(machine, run, rows, k, n):
     random = np.random.default_rng(rows + k + n)
-    x, w = int8(random, (rows, k), kind), int8(random, (n, k), kind)
     bias = random.integers(-(2**20), 2**20, n).astype(np.int32)
-    stages = epilogue.Epilogue((epilogue.Bias(),), "int32")
-    function = product(k, n, stages, machine[1], tokens=rows)
-    y = run(function, [x, pack.weights(w, machine[1]), pack.channels(bias, n, "int32", machine[1])], (rows, n), "int32")
-    np.testing.assert_array_equal(y, sums(x, w, bias)[0].numpy())
+    function = product(k, n, epilogue.Epilogue((epilogue.Bias(),), "int32"), machine[1], tokens=rows)
+    for kind in EXTREMES:
+        x, w = int8(random, (rows, k), kind), int8(random, (n, k), kind)
+        inputs = [x, pack.weights(w, machine[1]), pack.channels(bias, n, "int32", machine[1])]
+        y = run(function, inputs, (rows, n), "int32")
+        np.testing.assert_array_equal(y, sums(x, w, bias)[0].numpy(), err_msg=kind)
 
 
 @settings(max_examples=12, deadline=None)
@@ -80,7 +80,9 @@ def test_residual(machine, run, n):
     stages = epilogue.Epilogue((epilogue.Bias(), epilogue.Add(shift)), "int16")
     vectors = dict(bias=bias, pre1=pre, mul1=mul, arm_pre1=arm_pre, arm_mul1=arm_mul)
     inputs = [x, pack.weights(w, machine[1])]
-    inputs += [arm if o.per == "row" else pack.channels(vectors[o.name], n, o.dtype, machine[1]) for o in stages.operands]
+    inputs += [
+        arm if o.per == "row" else pack.channels(vectors[o.name], n, o.dtype, machine[1]) for o in stages.operands
+    ]
     y = run(product(k, n, stages, machine[1], tokens=rows), inputs, (rows, n), "int16")
     want = add(tensor(arm)[None], tensor(arm_mul), tensor(arm_pre), sums(x, w, bias), tensor(mul), tensor(pre), shift)
     np.testing.assert_array_equal(y, want[0].numpy())
@@ -110,7 +112,9 @@ def test_one_function_serves_every_number_of_rows(machine):
     random = np.random.default_rng(1)
     k, n = 40, 48
     w = int8(random, (n, k))
-    kernel = tvm.compile(product(k, n, epilogue.Epilogue((), "int32"), machine[1], tokens=9), target=machine[0])["product"]
+    kernel = tvm.compile(product(k, n, epilogue.Epilogue((), "int32"), machine[1], tokens=9), target=machine[0])[
+        "product"
+    ]
     packed = tvm.runtime.tensor(pack.weights(w, machine[1]))
     for rows in (1, 8, 9, 10, 31):
         x = int8(random, (rows, k))
@@ -120,7 +124,9 @@ def test_one_function_serves_every_number_of_rows(machine):
 
 
 @pytest.mark.parametrize("isa", [AVX512, AVX2, SSE2, WIDE, NARROW], ids=lambda isa: isa.name)
-@pytest.mark.parametrize(("tokens", "k", "n"), [(197, 192, 576), (197, 768, 192), (1, 192, 1000), (49, 96, 288), (1370, 384, 384)])
+@pytest.mark.parametrize(
+    ("tokens", "k", "n"), [(197, 192, 576), (197, 768, 192), (1, 192, 1000), (49, 96, 288), (1370, 384, 384)]
+)
 def test_two_threads_share_evenly(isa, tokens, k, n):
     tile = tile_rows(tokens, k, isa)
     panels = -(-n // isa.panel)

@@ -1,0 +1,23 @@
+"""`intvit demo`: the embedded default, without network."""
+
+from dataclasses import asdict
+
+import typer
+
+from intvit.cli.options import Json
+from intvit.cli.report import Report, stages
+from intvit.errors import VerifyError
+
+
+def demo_command(ctx: typer.Context, as_json: Json = False) -> None:
+    """Show all of it on a small model that is shipped."""
+    report = Report(ctx)
+    with stages() as progress:
+        progress("load torch and TVM")
+        from intvit.demo import run
+
+        progress("demo")
+        result = run(report.say)
+    report.finish(**asdict(result))
+    if not result.bit_exact:
+        raise VerifyError("the compiled module and the reference differ: please report this machine's CPU")

@@ -1,0 +1,96 @@
+"""`intvit inspect`: what is in an artifact, layer by layer."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from intvit.cli.options import Artifact, Json, check_input, open_model
+from intvit.cli.report import Report, stages
+from intvit.cli.settings import described
+from intvit.errors import VerifyError
+from intvit.metadata import Layer, Metadata
+
+
+def inspect_command(ctx: typer.Context, model: Artifact, as_json: Json = False) -> None:
+    """Show what is in an artifact, layer by layer.
+
+    result: the integer type of the layer's output. scale: what one step is worth; scales: how many (per tensor 1). bits
+    used: magnitude bits of 31 that its widest intermediate can reach. SNR: against float, on calibration images.
+    """
+    report = Report(ctx)
+    check_input(model, ".so", ".intvit")
+    with stages() as progress:
+        progress("load")
+        loaded = open_model(model)
+        bits = bits_used(loaded) if model.suffix == ".intvit" else {}
+    metadata = loaded.metadata
+    facts = summary(metadata, loaded.digest, getattr(loaded, "target", None), model)
+    report.say()
+    for name, value in facts.items():
+        if value is not None:
+            report.say(f"{name.replace('_', ' '):<14} {value}")
+    if metadata.layers:
+        report.say()
+        show_layers(report, metadata.layers, bits)
+    report.finish(
+        **{
+            **facts,
+            "preprocessing": None if metadata.preprocessing is None else metadata.preprocessing.to_dict(),
+            "labels": metadata.labels,
+            "layers": [{**asdict(layer), "bits": bits.get(layer.node)} for layer in metadata.layers],
+        }
+    )
+
+
+def summary(metadata: Metadata, digest: str, target: str | None, path: Path) -> dict[str, Any]:
+    """What holds for the whole model."""
+    channels, height, width = metadata.input_grid.shape
+    inputs = [f"float32 [batch, {channels}, {height}, {width}]"]
+    if metadata.input_grid.takes_pixels:
+        inputs.append(f"uint8 [batch, {height}, {width}, {channels}]")
+    outputs = [
+        f"[{', '.join(map(str, ('batch', *shape)))}] x {scale:.6g}"
+        for shape, scale in zip(metadata.output_shapes, metadata.output_scales, strict=True)
+    ]
+    return {
+        "name": metadata.name,
+        "preset": metadata.preset,
+        "made_by": f"intvit {metadata.version}",
+        "target": target,
+        "input": " or ".join(inputs),
+        "output": "; ".join(outputs),
+        "preprocessing": described(metadata.preprocessing),
+        "labels": None if metadata.labels is None else f"{len(metadata.labels)} names",
+        "bytes": path.stat().st_size,
+        "digest": digest,
+    }
+
+
+def bits_used(model: Any) -> dict[str, int]:
+    """How many of an int32's 31 magnitude bits the widest intermediate of each node can take, by the overflow proof."""
+    from intvit.verify.overflow import analyse
+
+    try:
+        return {entry.node: entry.largest.bit_length() for entry in analyse(model.graph)}
+    except VerifyError:  # `intvit verify` says why
+        return {}
+
+
+def show_layers(report: Report, layers: tuple[Layer, ...], bits: dict[str, int]) -> None:
+    """One row per layer; the bits are known where there is a graph."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("layer", "operation", "result"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("scale", "scales", *(["bits used"] if bits else []), "SNR dB"):
+        table.add_column(heading, justify="right")
+    for layer in layers:
+        low, high = layer.scale
+        scale = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+        used = [str(bits.get(layer.node, ""))] if bits else []
+        noise = "" if layer.snr is None else f"{layer.snr:.1f}"
+        table.add_row(layer.path or "(model)", layer.operation, layer.dtype, scale, str(layer.channels), *used, noise)
+    report.show(table)

@@ -1,0 +1,72 @@
+"""The options that commands share, and the paths that are checked before any work is done."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from intvit.errors import IntvitError
+from intvit.images import image_files
+from intvit.loading import load
+
+if TYPE_CHECKING:
+    from intvit.integer_model import IntegerModel
+    from intvit.runtime import CompiledModel
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Images per run of the model.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Cores to use; by default all that this process may run on.")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", metavar="FILE", help="Weights of the float model: a file, 'pretrained' or 'random'."),
+]
+Artifact = Annotated[Path, typer.Argument(metavar="MODEL", help="m.so (compiled) or m.intvit (integer reference).")]
+
+SUFFIXES = {".intvit": "intvit quantize", ".so": "intvit compile"}
+
+
+def check_input(path: Path, *suffixes: str) -> None:
+    """The artifact is there and of a kind that the command takes."""
+    if path.suffix not in suffixes:
+        makers = " or ".join(f"{suffix} (made by `{SUFFIXES[suffix]}`)" for suffix in suffixes)
+        raise IntvitError(f"{path}: this command takes a file that ends in {makers}")
+    if not path.is_file():
+        raise IntvitError(f"{path}: no such file; check the path, or make it with `{SUFFIXES[path.suffix]}`")
+
+
+def open_model(path: Path, threads: int | None = None) -> "IntegerModel | CompiledModel":
+    """The artifact, run on `threads` cores."""
+    if path.suffix == ".intvit" and threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    return load(path, threads)
+
+
+def check_output(path: Path, suffix: str) -> None:
+    """The suffix decides the artifact; its folder is there and can be written to."""
+    if path.suffix != suffix:
+        raise IntvitError(f"{path}: the output must end in {suffix}; write -o {path.with_suffix(suffix).name}")
+    if path.is_dir():
+        raise IntvitError(f"{path}: is a folder; give the path of a file")
+    if not path.parent.is_dir():
+        raise IntvitError(f"{path}: the folder {path.parent} does not exist; create it or choose another path")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise IntvitError(f"{path}: no permission to write in {path.parent}; choose another path")
+
+
+def check_data(path: Path) -> list[Path] | None:
+    """The image files of a folder, which must hold some; None for an array file, which must be there."""
+    if path.suffix not in (".npy", ".npz") or path.is_dir():
+        return image_files(path)
+    if not path.is_file():
+        raise IntvitError(f"{path}: no such file; check the path of the data")
+    return None
+
+
+def names_in(folder: Path, files: list[Path]) -> list[str]:
+    """The names by which a CSV file of labels knows the images of a folder."""
+    return [file.relative_to(folder).as_posix() if folder.is_dir() else str(file) for file in files]

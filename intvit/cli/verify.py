@@ -1,0 +1,120 @@
+"""`intvit verify`: what can be proved of an artifact; exit code 4 where a proof fails.
+
+|                 | m.intvit                 | m.so                     | m.so --against m.intvit           |
+|-----------------|--------------------------|--------------------------|-----------------------------------|
+| `integer_only`  | graph                    | machine code             | both                              |
+| `overflow_free` | graph, with its weights  | null                     | graph of the same digest          |
+| `bit_exact`     | null without `--against` | null                     | all outputs of the two            |
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from intvit.cli.options import Artifact, Json, check_data, check_input, open_model
+from intvit.cli.report import Report, stages
+from intvit.data import Source
+from intvit.errors import IntvitError, VerifyError
+from intvit.model import Array, Model
+
+
+class Findings:
+    """The outcome of each proof, and the reasons of those that failed."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, bool | None] = {"integer_only": None, "overflow_free": None, "bit_exact": None}
+        self.reasons: list[str] = []
+
+    def attempt(self, name: str, proof: Callable[..., Any], *arguments: Any) -> None:
+        """Run a proof; one that failed before stays failed."""
+        try:
+            proof(*arguments)
+        except VerifyError as error:
+            self.fail(name, str(error))
+        else:
+            self.outcomes[name] = self.outcomes[name] is not False
+
+    def fail(self, name: str, reason: str) -> None:
+        """The proof `name` failed."""
+        self.outcomes[name] = False
+        self.reasons.append(f"{name}: {reason}".replace("\n", "\n  "))
+
+
+def verify_command(
+    ctx: typer.Context,
+    model: Artifact,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="m.intvit", help="The model that m.so was compiled from."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Images to compare bits on, besides random and extreme ones.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many images of --data.")] = 100,
+    as_json: Json = False,
+) -> None:
+    """Prove no float, no overflow, and equal bits."""
+    report = Report(ctx)
+    check_input(model, ".so", ".intvit")
+    if against is not None:
+        check_input(against, ".intvit")
+    if data is not None:
+        check_data(data)
+        if against is None:
+            raise IntvitError("--data is for comparing bits: say with which model by --against m.intvit")
+    found = Findings()
+    with stages() as progress:
+        progress("load")
+        loaded = open_model(model)
+        reference = loaded if against is None else open_model(against)
+        progress("verify")
+        same = reference.digest == loaded.digest
+        if model.suffix == ".so":
+            verify_code(model, found)
+        if model.suffix == ".intvit" or (against is not None and same):
+            verify_graph(loaded if model.suffix == ".intvit" else reference, found)
+        if model.suffix == ".so" and not same:
+            digests = f"digests {loaded.digest[:16]} and {reference.digest[:16]}"
+            found.fail("bit_exact", f"{model} was not compiled from {against} ({digests})")
+        elif against is not None:
+            progress("compare bits")
+            verify_bits(loaded, reference, None if data is None else pixels_of(data, limit, reference), found)
+    report.say()
+    for name, outcome in found.outcomes.items():
+        report.say(f"{name:<14} {'not checked' if outcome is None else 'yes' if outcome else 'NO'}")
+    report.finish(digest=loaded.digest, **found.outcomes, reasons=found.reasons)
+    if found.reasons:
+        raise VerifyError(f"{len(found.reasons)} proofs failed:\n  " + "\n  ".join(found.reasons))
+
+
+def verify_graph(model: Any, found: Findings) -> None:
+    """The proofs about an integer graph."""
+    from intvit.verify.no_float import prove_no_float
+    from intvit.verify.overflow import prove_no_overflow
+
+    found.attempt("integer_only", prove_no_float, model.graph)
+    found.attempt("overflow_free", prove_no_overflow, model.graph)
+
+
+def verify_code(path: Path, found: Findings) -> None:
+    """The proof about machine code."""
+    from intvit.verify.no_float import prove_no_float_instructions
+
+    found.attempt("integer_only", prove_no_float_instructions, path)
+
+
+def verify_bits(model: Model, reference: Model, pixels: Array | None, found: Findings) -> None:
+    """All outputs of the two models are the same integers."""
+    from intvit.verify.bit_exact import prove_bit_exact
+
+    found.attempt("bit_exact", prove_bit_exact, model, reference, pixels)
+
+
+def pixels_of(data: Path, limit: int, model: Model) -> Array:
+    """The first images of a folder or file, as the model takes them."""
+    metadata = model.metadata
+    source = Source(data, metadata.preprocessing, shape=metadata.input_grid.shape)
+    return np.concatenate([metadata.input_grid.pixels(batch.values) for batch in source.batches(16, limit)])

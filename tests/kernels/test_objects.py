@@ -1,0 +1,96 @@
+"""What the compiler makes of the kernels: no floating point, and code for processors that are not here."""
+
+import re
+
+import pytest
+
+from intvit.kernels.attention import Heads, attention
+from intvit.kernels.elementwise import elementwise
+from intvit.kernels.epilogue import Add, Bias, Epilogue, Requantize
+from intvit.kernels.gelu import Gelu
+from intvit.kernels.isa import AVX2, AVX512, SSE2, WIDE, Isa, detect
+from intvit.kernels.layernorm import layernorm
+from intvit.kernels.movement import concat_tokens, patchify, select_tokens
+from intvit.kernels.product import product
+
+tvm = pytest.importorskip("tvm")
+
+TARGETS = {
+    "x86-64": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"},
+    "haswell": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"},
+    "sapphirerapids": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "sapphirerapids"},
+    "aarch64": {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+neon"]},
+    "riscv64": {"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64", "mattr": ["+m", "+v"]},
+}
+# Arithmetic, comparison and conversion of floating point in the assembly of x86, AArch64 and RISC-V. Moves and logic
+# that are named for floats (movaps, xorps) carry integers.
+FLOAT = re.compile(
+    r"\bv?(add|sub|mul|div|sqrt|rcp|rsqrt|min|max|cmp|round|ucomi|comi|f[n]?m(add|sub)[0-9]*)(14)?[ps][sd]\b|\bv?cvt\w+"
+    r"|\bf(add|sub|mul|div|sqrt|madd|msub|nmadd|nmsub|max|min|cmp|recpe|cvt\w*)\b|\b[su]cvtf\b|\bv?f(add|sub|mul|div|cvt)\S*\."
+)
+
+
+def kernels(isa: Isa) -> list[tvm.tirx.PrimFunc]:
+    requantize = Epilogue((Bias(), Requantize(15)))
+    return [
+        product(72, 100, requantize, isa, name="plain"),
+        product(64, 96, Epilogue((Bias(), Add(14)), "int16"), isa, name="residual"),
+        product(64, 96, Epilogue((Bias(), Requantize(15, -32768, 32767), Gelu(11, 15))), isa, name="with_gelu"),
+        attention(Heads(2, 30, 30, 24, 24, isa), 15, 13, Epilogue((Requantize(15),))),
+        layernorm(100, 14, 7, 0, isa),
+        elementwise(70, Epilogue((Requantize(15),)), isa),
+        concat_tokens(1, 4, 70, isa),
+        select_tokens(0, 1, 4, 70, isa),
+        patchify((32, 32, 3), (16, 16), isa),
+    ]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_no_floating_point_in_the_assembly(name):
+    target = tvm.target.Target(TARGETS[name])
+    module = tvm.IRModule({f.attrs["global_symbol"]: f for f in kernels(detect(target))})
+    assembly = tvm.compile(module, target=target).mod.inspect_source("asm")
+    code = [
+        line.split("#")[0] for line in assembly.splitlines() if line.startswith("\t") and not line.startswith("\t.")
+    ]
+    assert len(code) > 1000
+    assert not [line for line in code if FLOAT.search(line)]
+
+
+def test_the_search_finds_floating_point():
+    for line in (
+        "vmulps\t%zmm0, %zmm1",
+        "cvtsi2sd %eax",
+        "fmul\tv0.4s, v1.4s",
+        "scvtf s0, w0",
+        "vfadd.vv v8, v9",
+        "divsd %xmm0",
+    ):
+        assert FLOAT.search(line), line
+    for line in (
+        "vpmulld\t%zmm0",
+        "vpdpwssd\t%zmm1",
+        "movaps\t%xmm0",
+        "smlal\tv0.4s",
+        "vmul.vv\tv8",
+        "vpmaxsd\t%zmm28",
+    ):
+        assert not FLOAT.search(line), line
+
+
+def test_vnni_fuses_the_step_of_the_dot_product():
+    target = tvm.target.Target(TARGETS["sapphirerapids"])
+    assembly = tvm.compile(product(64, 64, Epilogue((), "int32"), AVX512), target=target).mod.inspect_source("asm")
+    assert "vpdpwssd" in assembly and "vpmaddwd" not in assembly
+
+
+@pytest.mark.parametrize(
+    ("name", "isa"), [("x86-64", SSE2), ("haswell", AVX2), ("sapphirerapids", AVX512), ("aarch64", WIDE)]
+)
+def test_detection(name, isa):
+    assert detect(tvm.target.Target(TARGETS[name])) == isa
+
+
+def test_other_kinds_of_target_are_refused():
+    with pytest.raises(ValueError, match="llvm targets"):
+        detect(tvm.target.Target({"kind": "c"}))
