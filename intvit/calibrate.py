@@ -45,6 +45,10 @@ OUTPUT_HEADROOM = 2.0
 """An output's int32 range over what calibration saw: other images have larger logits."""
 OUTPUT_RANGE = 1 << 20
 BIAS_RANGE = 1 << 29
+LIKELY = 4.0
+"""Deviations within which a channel's values are expected. Of a class token, calibration sees one value per image: the extremes
+of 100 images clip the next ones. DeiT-T on 1200 images: agreement with float 98.0 % without, 98.4 at 3.5, 99.0 at 4;
+cosine of the logits 0.9935, 0.9963, 0.9965."""
 NORMALIZED_PRECISION = 2.0**-11
 """Relative error that integer LayerNorm is allowed: its root and reciprocal are floored at 2^-14 each."""
 
@@ -201,28 +205,36 @@ def _grid(module: fx.GraphModule, node: fx.Node, role: Role, observer: Observer,
             bounds = _widened(observer.bounds(1), torch.tensor([2.0**-GELU_FRACTION]))
             return _with_whole_zero_point(Grid.affine(*bounds, "int8"))
         if stored_role(node) is Role.PRODUCT and node.target is floatops.layer_norm:
-            return Grid.affine(*_widened(observer.bounds(channels), _normalized_step(module, node, observer)), "int8")
-        return Grid.symmetric(_magnitude(observer, channels), "int8")
+            return Grid.affine(*_widened(_likely_bounds(observer), _normalized_step(module, node, observer)), "int8")
+        return Grid.symmetric(_largest(_likely_bounds(observer)), "int8")
     if role is Role.SCORE and not policy.published:
-        return Grid.symmetric(_magnitude(observer, heads_reading(node)).repeat_interleave(
-            channels // heads_reading(node)), "int8")  # fmt: skip
+        heads = heads_reading(node)
+        return Grid.symmetric(_largest(observer.bounds(heads)).repeat_interleave(channels // heads), "int8")
     if role is Role.VALUE and not policy.published:
-        return Grid.symmetric(_magnitude(observer, channels), "int8")
+        return Grid.symmetric(_largest(observer.bounds(channels)), "int8")
     if role is Role.FIXED:
-        bound = _magnitude(observer, 1)
+        bound = _largest(observer.extremes(1))
         return _published_gelu_grid(bound) if policy.published else _fixed_point(bound)
     if role is Role.OUTPUT and node.target is floatops.linear:
-        bound = _magnitude(observer, 1).double() * OUTPUT_HEADROOM
+        bound = _largest(observer.extremes(1)).double() * OUTPUT_HEADROOM
         return Grid((bound / OUTPUT_RANGE).clamp(min=1e-12), torch.zeros(1, dtype=torch.float64), "int32")
-    wide = role in (Role.WIDE, Role.OUTPUT)
-    return Grid.symmetric(_magnitude(observer, 1), "int16" if wide else "int8")
+    if role in (Role.WIDE, Role.OUTPUT):
+        return Grid.symmetric(_largest(observer.extremes(1)), "int16")
+    return Grid.symmetric(_largest(observer.bounds(1)), "int8")
 
 
-def _magnitude(observer: Observer, groups: int) -> Tensor:
+def _largest(bounds: tuple[Tensor, Tensor]) -> Tensor:
     """The largest absolute value to represent; of a tensor that was all 0, anything does: 1."""
-    low, high = observer.bounds(groups)
+    low, high = bounds
     bound = torch.maximum(-low, high).clamp(min=0)
-    return torch.ones_like(bound) if groups == 1 and not bound.any() else bound
+    return torch.ones_like(bound) if bound.numel() == 1 and not bound.any() else bound
+
+
+def _likely_bounds(observer: Observer) -> tuple[Tensor, Tensor]:
+    """Per channel, what was seen, and never less than `LIKELY` deviations around the mean."""
+    low, high = observer.bounds(observer.mean.numel())
+    reach = LIKELY * observer.deviation
+    return torch.minimum(low, observer.mean - reach), torch.maximum(high, observer.mean + reach)
 
 
 def _widened(bounds: tuple[Tensor, Tensor], step: Tensor) -> tuple[Tensor, Tensor]:
@@ -243,7 +255,7 @@ def _logit_grid(node: fx.Node, observer: Observer) -> Grid:
     """Of I-ViT's int8 scores, coarse enough for the sum of a row's exponentials to fit 32 bits."""
     keys = node.args[1].meta["shape"][0]  # type: ignore[union-attr]
     finest = finest_scale(SOFTMAX_BITS, keys)
-    return Grid.symmetric(_magnitude(observer, 1).double().clamp(min=127 * finest), "int8")
+    return Grid.symmetric(_largest(observer.extremes(1)).double().clamp(min=127 * finest), "int8")
 
 
 def _published_gelu_grid(bound: Tensor) -> Grid:

@@ -170,14 +170,14 @@ class Legalizer:
         constant, x = (_node(a) for a in group.nodes[0].args)
         first = self._array(constant)
         _, tokens, n = self.shapes[x.name]
-        function = movement.concat_tokens(first.shape[0], tokens, n, self.isa)
+        function = _concat_tokens(first.shape[0], tokens, n, self.isa)
         return KernelCall(function, (first, x), n, "int16")
 
     def _select_tokens(self, group: Group) -> KernelCall:
         x, start, stop = group.nodes[0].args
         _, tokens, n = self.shapes[_node(x).name]
         dtype = self._dtype(_node(x))
-        function = movement.select_tokens(start, stop, tokens, n, self.isa, dtype=dtype)  # type: ignore[arg-type]
+        function = _select_tokens(start, stop, tokens, n, self.isa, dtype)  # type: ignore[arg-type]
         return KernelCall(function, (_node(x),), n, dtype)
 
     def _array(self, node: Any) -> Any:
@@ -253,3 +253,13 @@ def _layernorm(n: int, shift: Any, eps: Any, min_shift: Any, isa: Isa, dtype: An
 @cache
 def _patchify(image: Any, patch: Any, isa: Isa) -> tirx.PrimFunc:
     return movement.patchify(image, patch, isa)
+
+
+@cache
+def _concat_tokens(first: int, tokens: int, n: int, isa: Isa) -> tirx.PrimFunc:
+    return movement.concat_tokens(first, tokens, n, isa)
+
+
+@cache
+def _select_tokens(start: Any, stop: Any, tokens: int, n: int, isa: Isa, dtype: Any) -> tirx.PrimFunc:
+    return movement.select_tokens(start, stop, tokens, n, isa, dtype=dtype)

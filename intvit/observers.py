@@ -1,6 +1,6 @@
 """Observers: streaming statistics of one tensor, per channel, and the bounds that they propose.
 
-Memory does not depend on the number of images. `MinMax` keeps two vectors; `Histogram` keeps `BINS` counts per channel over a
+Memory does not depend on the number of images. `MinMax` keeps four vectors; `Histogram` keeps `BINS` counts per channel over a
 symmetric range that doubles when it is left (two neighbours merge, so counts stay exact), and serves both the
 percentile and the mean-squared-error observer.
 """
@@ -21,13 +21,22 @@ CANDIDATES = 60
 class Observer(Protocol):
     """What calibration needs of an observer."""
 
-    mean: Tensor
+    @property
+    def mean(self) -> Tensor:
+        """Of each channel, float64 `[C]`."""
+
+    @property
+    def deviation(self) -> Tensor:
+        """Standard deviation of each channel, float64 `[C]`."""
 
     def update(self, x: Tensor) -> None:
         """Takes in a float32 tensor `[..., C]`."""
 
+    def extremes(self, groups: int) -> tuple[Tensor, Tensor]:
+        """Lowest and highest value seen, `[groups]` each: consecutive blocks of channels share one."""
+
     def bounds(self, groups: int) -> tuple[Tensor, Tensor]:
-        """Lowest and highest value to represent, `[groups]` each: consecutive blocks of channels share one."""
+        """Lowest and highest value to represent in 8 bits, `[groups]` each."""
 
 
 class MinMax:
@@ -37,6 +46,7 @@ class MinMax:
         self.low = torch.full((channels,), torch.inf)
         self.high = torch.full((channels,), -torch.inf)
         self.total = torch.zeros(channels, dtype=torch.float64)
+        self.squares = torch.zeros(channels, dtype=torch.float64)
         self.count = 0
 
     def update(self, x: Tensor) -> None:
@@ -44,14 +54,22 @@ class MinMax:
         low, high = rows.aminmax(dim=0)
         self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
         self.total += rows.sum(0)
+        self.squares += rows.square().sum(0)
         self.count += rows.shape[0]
 
     @property
     def mean(self) -> Tensor:
         return self.total / max(self.count, 1)
 
-    def bounds(self, groups: int) -> tuple[Tensor, Tensor]:
+    @property
+    def deviation(self) -> Tensor:
+        return (self.squares / max(self.count, 1) - self.mean.square()).clamp(min=0).sqrt()
+
+    def extremes(self, groups: int) -> tuple[Tensor, Tensor]:
         return self.low.reshape(groups, -1).amin(1), self.high.reshape(groups, -1).amax(1)
+
+    def bounds(self, groups: int) -> tuple[Tensor, Tensor]:
+        return self.extremes(groups)
 
 
 class Histogram(MinMax):
@@ -95,7 +113,7 @@ class Percentile(Histogram):
         tail, half = (1 - self.fraction) / 2, self.limit.double() / BINS
         low = centres[(share > tail).to(torch.int8).argmax(1)] - half
         high = centres[(share >= 1 - tail).to(torch.int8).argmax(1)] + half
-        least, most = super().bounds(groups)
+        least, most = self.extremes(groups)
         return torch.maximum(low.float(), least), torch.minimum(high.float(), most)
 
 
@@ -104,7 +122,7 @@ class MeanSquaredError(Histogram):
 
     def bounds(self, groups: int) -> tuple[Tensor, Tensor]:
         counts, centres = self.grouped(groups)
-        low, high = super().bounds(groups)
+        low, high = self.extremes(groups)
         best = torch.full((groups,), torch.inf, dtype=torch.float64)
         chosen = torch.ones(groups, dtype=torch.float64)
         for share in torch.linspace(0.3, 1.0, CANDIDATES, dtype=torch.float64).flip(0):

@@ -50,7 +50,7 @@ class _Emitter:
     ) -> None:
         self.builder, self.legalizer, self.batch, self.graph = builder, legalizer, batch, graph
         self.values: dict[fx.Node, relax.Expr] = {graph.find_nodes(op="placeholder")[0]: image}  # type: ignore[index]
-        self.functions: dict[int, tvm.ir.GlobalVar] = {}
+        self.functions: dict[tirx.PrimFunc, tvm.ir.GlobalVar] = {}
 
     def run(self) -> list[relax.Expr]:
         for group in self.legalizer.groups():
@@ -63,10 +63,10 @@ class _Emitter:
         return [self.values[node] for node in self.graph.output_node().args[0]]  # type: ignore[union-attr, index, misc]
 
     def _function(self, function: tirx.PrimFunc) -> tvm.ir.GlobalVar:
-        if id(function) not in self.functions:
+        if function not in self.functions:
             name = f"intvit_{function.attrs['global_symbol']}"
-            self.functions[id(function)] = self.builder.add_func(function.without_attr("global_symbol"), name)
-        return self.functions[id(function)]
+            self.functions[function] = self.builder.add_func(function.without_attr("global_symbol"), name)
+        return self.functions[function]
 
     def _argument(self, argument: fx.Node | Constant) -> relax.Expr:
         if isinstance(argument, fx.Node):
