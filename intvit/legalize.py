@@ -71,7 +71,7 @@ class Legalizer:
         x, weight, bias = head.args
         w = self._array(weight)
         n, k = w.shape
-        operands: list[fx.Node | Constant] = [self._column(bias, n, "int32")]
+        operands: list[fx.Node | Constant] = [pack.bias(self._array(bias), w, self.isa)]
         stages: list[Stage] = [Bias()]
         dtype = "int32"
         for before, node in zip(group.nodes, group.nodes[1:], strict=False):
@@ -183,9 +183,6 @@ class Legalizer:
     def _array(self, node: Any) -> Any:
         """The constant of a node, as numpy."""
         return self.module.get_buffer(str(node.target)).numpy()
-
-    def _column(self, node: Any, n: int, dtype: str) -> Constant:
-        return pack.channels(self._array(node), n, dtype, self.isa)
 
     def _dtype(self, node: fx.Node) -> str:
         """The integer type of a node's value."""

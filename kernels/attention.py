@@ -17,7 +17,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
@@ -93,6 +93,7 @@ def attention(
     heads * value_size], score_pre int8 [heads], score_mul int16 [heads], the epilogue's operands; output
     [batch * queries, heads * value_size] of the epilogue's type.
     """
+    sizes = replace(sizes, isa=sizes.isa.wide)
     heads, isa = sizes.heads, sizes.isa
     rows, key_rows = symbol("rows"), symbol("key_rows")
 

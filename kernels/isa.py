@@ -1,22 +1,28 @@
 """What the matrix kernels need to know of a CPU: vector width, number of registers, and the step of the dot product.
 
-A step multiplies 16-bit lanes exactly and adds into 32-bit lanes: `acc[l] += sum_g a[g] * w[l][g]`, `g < group`. On
-x86 this is `pmaddwd` (group 2: |sum| <= 2 * 128 * 128 for 8-bit operands, nothing saturates; with VNNI LLVM turns
-add + pmaddwd into `vpdpwssd`). Elsewhere it is the plain widening multiply-add (group 1) that LLVM maps to `smlal`,
-`vwmacc`, ...
+A step multiplies exactly and adds into 32-bit lanes: `acc[l] += sum_g a[g] * w[l][g]`, `g < group`.
 
-A new instruction (8-bit dot products, tiles) is a new `Isa` with another `dot`, in `detect`.
+| operands  | group | instruction                                                                                     |
+|-----------|-------|-------------------------------------------------------------------------------------------------|
+| 16-bit    | 2     | x86 `pmaddwd`: no sum of two products of 8-bit values saturates                                    |
+| 16-bit    | 1     | the widening multiply-add that LLVM maps to `smlal`, `vwmacc`, ...                                 |
+| u8 by s8  | 4     | AVX-512 VNNI `vpdpbusd`: adds modulo 2^32, never saturates (`vpdpbusds` would)                     |
+
+With unsigned operands a product computes on `x + 128` and its sums begin with `-128 sum_k w` (`pack.bias`). DeiT-T at batch
+1 on two threads of a Zen 4: products 12.1 ms with pairs (`vpdpwssd`), 6.9 ms with bytes.
+
+A new instruction (tiles) is a new `Isa` with another `dot`, in `detect`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 from tvm.target import Target, codegen
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Expr
+from intvit.kernels.arith import Expr, widen
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,9 @@ class Isa:
     lanes: int  # int32 lanes of a vector
     registers: int  # vector registers
     group: int  # neighbours in K that one step of the dot product adds up
-    pmadd: str = ""  # LLVM intrinsic of the pairwise multiply-add
+    intrinsic: str = ""  # LLVM's name of the dot product
     vectors: int = 2  # vectors in a panel (columns of a register tile)
+    element: str = "int16"  # the left operand: int16, or uint8 with its zero at 128
 
     @property
     def panel(self) -> int:
@@ -40,28 +47,56 @@ class Isa:
         """Rows of the largest register tile: all registers but the panel of weights and two for broadcasts."""
         return (self.registers - self.vectors - 2) // self.vectors
 
+    @property
+    def zero(self) -> int:
+        """What the left operand holds for 0."""
+        return 128 if self.element == "uint8" else 0
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a left operand."""
+        return 1 if self.zero else 2
+
+    @property
+    def wide(self) -> Isa:
+        """The same CPU with 16-bit operands on both sides, for products of two tensors."""
+        return AVX512 if self.element == "uint8" else self
+
+    def left(self, x: Expr) -> Expr:
+        """int8 lanes as the left operand of a dot product."""
+        return widen(x, "uint8") ^ self.zero if self.zero else widen(x, self.element)
+
+    def right(self, w: Expr) -> Expr:
+        """int8 lanes as the right operand of a dot product."""
+        return w if self.zero else widen(w, self.element)
+
     def repeat(self, a: Expr) -> Expr:
-        """`group` int16 neighbours, once for every lane."""
+        """`group` neighbours of a left operand, once for every lane."""
         if self.group == 1:
             return T.broadcast(a, self.lanes)
-        pair = T.broadcast(tirx.reinterpret("int32", a), self.lanes)
-        return tirx.reinterpret(f"int16x{self.lanes * self.group}", pair)
+        group = T.broadcast(tirx.reinterpret("int32", a), self.lanes)
+        return tirx.reinterpret(f"{self.element}x{self.lanes * self.group}", group)
 
     def dot(self, acc: Expr, a: Expr, w: Expr) -> Expr:
-        """`acc + a . w`: int32 lanes; `a` and `w` have `group` int16 per lane."""
+        """`acc + a . w`: int32 lanes; `a` and `w` have `group` operands per lane."""
         kind = f"int32x{self.lanes}"
-        if self.pmadd:
-            return acc + tirx.call_llvm_pure_intrin(kind, self.pmadd, a, w)
+        if self.zero:
+            return tirx.call_llvm_pure_intrin(kind, self.intrinsic, acc, a, w)
+        if self.intrinsic:
+            return acc + tirx.call_llvm_pure_intrin(kind, self.intrinsic, a, w)
         return acc + a.astype(kind) * w.astype(kind)
 
 
-AVX512 = Isa("avx512", lanes=16, registers=32, group=2, pmadd="llvm.x86.avx512.pmaddw.d.512")
-AVX2 = Isa("avx2", lanes=8, registers=16, group=2, pmadd="llvm.x86.avx2.pmadd.wd")
-SSE2 = Isa("sse2", lanes=4, registers=16, group=2, pmadd="llvm.x86.sse2.pmadd.wd")
+AVX512 = Isa("avx512", lanes=16, registers=32, group=2, intrinsic="llvm.x86.avx512.pmaddw.d.512")
+AVX512_VNNI = replace(
+    AVX512, name="avx512-vnni", group=4, intrinsic="llvm.x86.avx512.vpdpbusd.512", element="uint8"
+)
+AVX2 = Isa("avx2", lanes=8, registers=16, group=2, intrinsic="llvm.x86.avx2.pmadd.wd")
+SSE2 = Isa("sse2", lanes=4, registers=16, group=2, intrinsic="llvm.x86.sse2.pmadd.wd")
 WIDE = Isa("generic-32", lanes=4, registers=32, group=1)
 NARROW = Isa("generic-16", lanes=4, registers=16, group=1)
 
-_X86 = (("avx512bw", AVX512), ("avx2", AVX2), ("sse2", SSE2))
+_X86 = (("avx512vnni", AVX512_VNNI), ("avx512bw", AVX512), ("avx2", AVX2), ("sse2", SSE2))
 
 
 def detect(target: Target) -> Isa:

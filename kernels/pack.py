@@ -35,6 +35,15 @@ def weights(matrix: NDArray[np.int8], isa: Isa) -> NDArray[np.int8]:
     return np.ascontiguousarray(blocks.reshape(panels, steps, bytes_of_step))
 
 
+def bias(vector: NDArray[np.int32], matrix: NDArray[np.int8], isa: Isa) -> NDArray[np.generic]:
+    """int32 [N] as the operand with which the sums of a product with `matrix` begin: less what `isa.zero` adds to them.
+
+    Modulo 2^32, as the sums themselves are: what they come to is proved to fit.
+    """
+    start = vector.astype(np.int64) - isa.zero * matrix.sum(1, dtype=np.int64)
+    return channels(start.astype(np.int32), len(vector), "int32", isa)
+
+
 def channels(vector: ArrayLike, n: int, dtype: str, isa: Isa) -> NDArray[np.generic]:
     """A value per column (a scalar is repeated), padded with zeros to whole panels, as an operand of an epilogue."""
     values = np.broadcast_to(np.asarray(vector), (n,))

@@ -3,13 +3,13 @@
     y[r, n] = epilogue(sum_k x[r, k] * w[n, k])
 
 Accumulators are int32: exact for every K up to 2^16 (each product is at most 2^14), and the caller proves the bias.
-A task is a block of at most `most_rows` rows and some panels of columns. It widens its rows to int16 once, then keeps a
+A task is a block of at most `most_rows` rows and some panels of columns. It makes its rows left operands once, then keeps a
 tile of rows x panel accumulators in registers over the whole of K, and stores the tile through the epilogue. Rows past
 the end repeat the last row: nothing is read outside the tensors and equal values are stored twice. Columns past N are
 computed (the packing padded them) and not stored.
 
 The tile scheme is Goto and van de Geijn's (Anatomy of High-Performance Matrix Multiplication, 2008) without its cache
-blocking of K: a row block (11 rows x K int16) stays in L1 and a panel of int8 weights streams from L2.
+blocking of K: a row block (14 rows x K) stays in L1 and a panel of int8 weights streams from L2.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Buffer, let, load, widen
+from intvit.kernels.arith import Buffer, let, load
 from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.finish import Finish, operand_tensors
 from intvit.kernels.function import Tensor, function, scratch, symbol
@@ -25,14 +25,14 @@ from intvit.kernels.isa import Isa
 from intvit.kernels.pack import packed_shape, round_up
 from intvit.kernels.tile import add_products, even_blocks, registers_from, row_stride, widen_row
 
-MOST_SCRATCH = 1 << 16  # bytes of widened rows
+MOST_SCRATCH = 1 << 16  # bytes of left operands
 LEAST_TASK = 1 << 16  # multiply-adds that are worth a task
 TASKS = 16  # tasks of one batch element that let 2, 4, 8 and 16 threads share the work
 
 
 def tile_rows(tokens: int, k: int, isa: Isa) -> int:
     """Rows of a tile."""
-    return even_blocks(tokens, max(1, min(isa.most_rows, MOST_SCRATCH // (2 * k))))
+    return even_blocks(tokens, max(1, min(isa.most_rows, MOST_SCRATCH // (isa.itemsize * k))))
 
 
 def column_splits(tokens: int, rows: int, k: int, panels: int, isa: Isa) -> int:
@@ -52,8 +52,11 @@ def column_splits(tokens: int, rows: int, k: int, panels: int, isa: Isa) -> int:
 def product(k: int, n: int, epilogue: Epilogue, isa: Isa, *, tokens: int = 197, name: str = "product") -> tirx.PrimFunc:
     """Inputs: x int8 [rows, k], packed weights, the epilogue's operands; output [rows, n] of the epilogue's type.
 
-    `tokens` is a hint, the rows of one batch element: tiles are chosen so that two threads share them evenly.
+    `tokens` is a hint, the rows of one batch element: tiles are chosen so that two threads share them evenly. Raises
+    `ValueError` where sums that do not begin with a bias (`pack.bias`) are asked of an instruction that needs one.
     """
+    if isa.zero and not epilogue.biased:
+        raise ValueError(f"a product on {isa.name} begins with a bias")
     rows = symbol("rows")
     panels, steps, step_bytes = packed_shape(n, k, isa)
     tile = tile_rows(tokens, k, isa)
@@ -64,7 +67,7 @@ def product(k: int, n: int, epilogue: Epilogue, isa: Isa, *, tokens: int = 197, 
         with T.parallel((rows + (tile - 1)) // tile * splits) as task:
             first = let(task // splits * tile)
             lines = [let(tirx.min(first + r, rows - 1)) for r in range(tile)]
-            wide = scratch((tile, row_stride(k)), "int16")
+            wide = scratch((tile, row_stride(k, isa)), isa.element)
             for r, line in enumerate(lines):
                 widen_row(x, (line, 0), wide, r, k, isa)
             begin, end = (let((task % splits + i) * panels // splits) for i in (0, 1))
@@ -74,7 +77,7 @@ def product(k: int, n: int, epilogue: Epilogue, isa: Isa, *, tokens: int = 197, 
                 sums = registers_from(start, tile, isa)
                 with T.serial(steps) as s:
                     width = isa.lanes * isa.group
-                    columns = [widen(load(w, (panel, s, v * width), width), "int16") for v in range(isa.vectors)]
+                    columns = [isa.right(load(w, (panel, s, v * width), width)) for v in range(isa.vectors)]
                     add_products(sums, lambda r: load(wide, (r, s * isa.group), isa.group), columns, isa)
                 finish.tile(sums, lines, panel)
 

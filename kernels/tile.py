@@ -24,9 +24,10 @@ def even_blocks(count: int, most: int, ways: int = 2) -> int:
     return min(sizes, key=lambda size: (round_up(-(-count // size), ways) * (size + 1), -size))
 
 
-def row_stride(k: int) -> int:
-    """int16 elements between widened rows: not a power of two, so that rows do not share cache sets."""
-    return round_up(k, 32) + 32
+def row_stride(k: int, isa: Isa) -> int:
+    """Elements between rows of left operands: a cache line more, as rows a power of two apart would share cache sets."""
+    line = 64 // isa.itemsize
+    return round_up(k, line) + line
 
 
 def runs(count: int, most: int) -> list[tuple[int, int]]:
@@ -52,17 +53,17 @@ def across(count: int, isa: Isa, visit: Callable[[Expr, int], None]) -> None:
 
 
 def widen_row(x: Buffer, start: tuple[Expr, ...], wide: Buffer, r: Expr, k: int, isa: Isa) -> None:
-    """`k` int8 from `start` on as int16 in row `r` of `wide`, with zeros up to the steps of the dot product."""
+    """`k` int8 from `start` on as left operands in row `r` of `wide`, with zeros up to the steps of the dot product."""
     *outer, column = start
-    chunk = 2 * isa.lanes
+    chunk = isa.lanes * 4 // isa.itemsize
     whole = k // chunk * chunk
     if whole:
         with T.serial(whole // chunk) as i:
-            store(wide, (r, i * chunk), load(x, (*outer, column + i * chunk), chunk))
+            store(wide, (r, i * chunk), isa.left(load(x, (*outer, column + i * chunk), chunk)))
     for offset, lanes in runs(k - whole, chunk):
-        store(wide, (r, whole + offset), load(x, (*outer, column + (whole + offset)), lanes))
+        store(wide, (r, whole + offset), isa.left(load(x, (*outer, column + (whole + offset)), lanes)))
     for pad in range(k, max(2, -(-k // isa.group)) * isa.group):
-        store(wide, (r, pad), tirx.const(0, "int16"))
+        store(wide, (r, pad), tirx.const(isa.zero, isa.element))
 
 
 def registers_from(start: Sequence[Expr | None], rows: int, isa: Isa) -> list[list[Buffer]]:
@@ -76,7 +77,7 @@ def registers_from(start: Sequence[Expr | None], rows: int, isa: Isa) -> list[li
 
 
 def add_products(sums: list[list[Buffer]], row: Callable[[int], Expr], columns: Sequence[Expr], isa: Isa) -> None:
-    """One step of the dot product: `sums[r][v] += row(r) . columns[v]`, `group` int16 of the row and of each column."""
+    """One step of the dot product: `sums[r][v] += row(r) . columns[v]`, `group` operands of the row and of each column."""
     bound = [let(column) for column in columns]
     for r, accumulators in enumerate(sums):
         a = let(isa.repeat(row(r)))

@@ -8,7 +8,7 @@ from intvit.kernels.attention import Heads, attention
 from intvit.kernels.elementwise import elementwise
 from intvit.kernels.epilogue import Add, Bias, Epilogue, Requantize
 from intvit.kernels.gelu import Gelu
-from intvit.kernels.isa import AVX2, AVX512, SSE2, WIDE, Isa, detect
+from intvit.kernels.isa import AVX2, AVX512, AVX512_VNNI, SSE2, WIDE, Isa, detect
 from intvit.kernels.layernorm import layernorm
 from intvit.kernels.movement import concat_tokens, patchify, select_tokens
 from intvit.kernels.product import product
@@ -18,6 +18,7 @@ tvm = pytest.importorskip("tvm")
 TARGETS = {
     "x86-64": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"},
     "haswell": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"},
+    "x86-64-v4": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v4"},
     "sapphirerapids": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "sapphirerapids"},
     "aarch64": {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+neon"]},
     "riscv64": {"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64", "mattr": ["+m", "+v"]},
@@ -78,14 +79,16 @@ def test_the_search_finds_floating_point():
         assert not FLOAT.search(line), line
 
 
-def test_vnni_fuses_the_step_of_the_dot_product():
+@pytest.mark.parametrize(("isa", "instruction"), [(AVX512_VNNI, "vpdpbusd"), (AVX512, "vpdpwssd")])
+def test_vnni_does_a_step_of_the_dot_product_in_one_instruction(isa, instruction):
     target = tvm.target.Target(TARGETS["sapphirerapids"])
-    assembly = tvm.compile(product(64, 64, Epilogue((), "int32"), AVX512), target=target).mod.inspect_source("asm")
-    assert "vpdpwssd" in assembly and "vpmaddwd" not in assembly
+    function = product(64, 64, Epilogue((Bias(),), "int32"), isa)
+    assembly = tvm.compile(function, target=target).mod.inspect_source("asm")
+    assert f"{instruction}\t" in assembly and "vpmaddwd" not in assembly
 
 
 @pytest.mark.parametrize(
-    ("name", "isa"), [("x86-64", SSE2), ("haswell", AVX2), ("sapphirerapids", AVX512), ("aarch64", WIDE)]
+    ("name", "isa"), [("x86-64", SSE2), ("haswell", AVX2), ("sapphirerapids", AVX512_VNNI), ("x86-64-v4", AVX512), ("aarch64", WIDE)]
 )
 def test_detection(name, isa):
     assert detect(tvm.target.Target(TARGETS[name])) == isa

@@ -11,7 +11,7 @@ from intvit.dialect.linear import linear
 from intvit.dialect.requantize import add, requantize
 from intvit.kernels import epilogue, pack
 from intvit.kernels.gelu import Gelu
-from intvit.kernels.isa import AVX2, AVX512, NARROW, SSE2, WIDE
+from intvit.kernels.isa import AVX2, AVX512, AVX512_VNNI, NARROW, SSE2, WIDE
 from intvit.kernels.product import column_splits, product, tile_rows
 
 EXTREMES = ("random", "lowest", "highest", "outlier")
@@ -48,7 +48,7 @@ def test_sums(machine, run, rows, k, n):
     function = product(k, n, epilogue.Epilogue((epilogue.Bias(),), "int32"), machine[1], tokens=rows)
     for kind in EXTREMES:
         x, w = int8(random, (rows, k), kind), int8(random, (n, k), kind)
-        inputs = [x, pack.weights(w, machine[1]), pack.channels(bias, n, "int32", machine[1])]
+        inputs = [x, pack.weights(w, machine[1]), pack.bias(bias, w, machine[1])]
         y = run(function, inputs, (rows, n), "int32")
         np.testing.assert_array_equal(y, sums(x, w, bias)[0].numpy(), err_msg=kind)
 
@@ -61,9 +61,9 @@ def test_any_shape_and_requantization(machine, run, rows, k, n, tokens, data):
     dtype = data.draw(st.sampled_from(["int8", "int16"]))
     x, w, (pre, mul) = int8(random, (rows, k)), int8(random, (n, k)), dyadic(random, n)
     low, high = (-128, 127) if dtype == "int8" else (-32768, 32767)
-    stages = epilogue.Epilogue((epilogue.Requantize(shift, low, high, zero_point=zero_point),), dtype)
-    inputs = [x, pack.weights(w, machine[1])]
-    inputs += [pack.channels(v, n, o.dtype, machine[1]) for v, o in zip((pre, mul), stages.operands, strict=True)]
+    stages = epilogue.Epilogue((epilogue.Bias(), epilogue.Requantize(shift, low, high, zero_point=zero_point)), dtype)
+    inputs = [x, pack.weights(w, machine[1]), pack.bias(np.zeros(n, np.int32), w, machine[1])]
+    inputs += [pack.channels(v, n, o.dtype, machine[1]) for v, o in zip((pre, mul), stages.operands[1:], strict=True)]
     y = run(product(k, n, stages, machine[1], tokens=tokens), inputs, (rows, n), dtype)
     acc = sums(x, w, np.zeros(n, np.int32))
     np.testing.assert_array_equal(y, requantize(acc, tensor(mul), tensor(pre), shift, zero_point, dtype)[0].numpy())
@@ -78,10 +78,10 @@ def test_residual(machine, run, n):
     arm = random.integers(-32768, 32768, (rows, n)).astype(np.int16)
     (pre, mul), (arm_pre, arm_mul) = dyadic(random, n, 2**14), dyadic(random, n, 2**14)
     stages = epilogue.Epilogue((epilogue.Bias(), epilogue.Add(shift)), "int16")
-    vectors = dict(bias=bias, pre1=pre, mul1=mul, arm_pre1=arm_pre, arm_mul1=arm_mul)
-    inputs = [x, pack.weights(w, machine[1])]
+    vectors = dict(pre1=pre, mul1=mul, arm_pre1=arm_pre, arm_mul1=arm_mul)
+    inputs = [x, pack.weights(w, machine[1]), pack.bias(bias, w, machine[1])]
     inputs += [
-        arm if o.per == "row" else pack.channels(vectors[o.name], n, o.dtype, machine[1]) for o in stages.operands
+        arm if o.per == "row" else pack.channels(vectors[o.name], n, o.dtype, machine[1]) for o in stages.operands[1:]
     ]
     y = run(product(k, n, stages, machine[1], tokens=rows), inputs, (rows, n), "int16")
     want = add(tensor(arm)[None], tensor(arm_mul), tensor(arm_pre), sums(x, w, bias), tensor(mul), tensor(pre), shift)
@@ -99,9 +99,9 @@ def test_gelu_after_a_product(machine, run, n):
     stages = epilogue.Epilogue(
         (epilogue.Bias(), epilogue.Requantize(15, -32768, 32767), Gelu(fraction, 12, zero_point=-100)), "int8"
     )
-    vectors = dict(bias=bias, pre1=pre, mul1=mul, pre2=pre2, mul2=mul2)
-    inputs = [x, pack.weights(w, machine[1])]
-    inputs += [pack.channels(vectors[o.name], n, o.dtype, machine[1]) for o in stages.operands]
+    vectors = dict(pre1=pre, mul1=mul, pre2=pre2, mul2=mul2)
+    inputs = [x, pack.weights(w, machine[1]), pack.bias(bias, w, machine[1])]
+    inputs += [pack.channels(vectors[o.name], n, o.dtype, machine[1]) for o in stages.operands[1:]]
     y = run(product(k, n, stages, machine[1], tokens=rows), inputs, (rows, n), "int8")
     middle = requantize(sums(x, w, bias), tensor(mul), tensor(pre), 15, 0, "int16")
     np.testing.assert_array_equal(y, gelu(middle, fraction, tensor(mul2), tensor(pre2), 12, -100)[0].numpy())
@@ -112,18 +112,18 @@ def test_one_function_serves_every_number_of_rows(machine):
     random = np.random.default_rng(1)
     k, n = 40, 48
     w = int8(random, (n, k))
-    kernel = tvm.compile(product(k, n, epilogue.Epilogue((), "int32"), machine[1], tokens=9), target=machine[0])[
-        "product"
-    ]
+    function = product(k, n, epilogue.Epilogue((epilogue.Bias(),), "int32"), machine[1], tokens=9)
+    kernel = tvm.compile(function, target=machine[0])["product"]
     packed = tvm.runtime.tensor(pack.weights(w, machine[1]))
+    bias = tvm.runtime.tensor(pack.bias(np.zeros(n, np.int32), w, machine[1]))
     for rows in (1, 8, 9, 10, 31):
         x = int8(random, (rows, k))
         y = tvm.runtime.empty((rows, n), "int32")
-        kernel(tvm.runtime.tensor(x), packed, y)
+        kernel(tvm.runtime.tensor(x), packed, bias, y)
         np.testing.assert_array_equal(y.numpy(), x.astype(np.int32) @ w.T.astype(np.int32))
 
 
-@pytest.mark.parametrize("isa", [AVX512, AVX2, SSE2, WIDE, NARROW], ids=lambda isa: isa.name)
+@pytest.mark.parametrize("isa", [AVX512_VNNI, AVX512, AVX2, SSE2, WIDE, NARROW], ids=lambda isa: isa.name)
 @pytest.mark.parametrize(
     ("tokens", "k", "n"), [(197, 192, 576), (197, 768, 192), (1, 192, 1000), (49, 96, 288), (1370, 384, 384)]
 )
@@ -138,7 +138,7 @@ def test_two_threads_share_evenly(isa, tokens, k, n):
 
 def test_packing_is_no_larger_than_the_weights():
     w = np.zeros((576, 192), np.int8)
-    for isa in (AVX512, AVX2, SSE2, WIDE, NARROW):
+    for isa in (AVX512_VNNI, AVX512, AVX2, SSE2, WIDE, NARROW):
         assert pack.weights(w, isa).nbytes == w.nbytes
 
 
@@ -147,3 +147,8 @@ def test_packing_refuses_what_does_not_fit():
         pack.weights(np.zeros((4, 4), np.int16), AVX2)
     with pytest.raises(ValueError, match="does not fit int16"):
         pack.channels([40000], 3, "int16", AVX2)
+
+
+def test_sums_without_a_bias_need_16_bit_operands():
+    with pytest.raises(ValueError, match="begins with a bias"):
+        product(8, 8, epilogue.Epilogue((), "int32"), AVX512_VNNI)
