@@ -1,7 +1,7 @@
 """The integer model as a file: `*.intvit`, a safetensors container with the graph as JSON in its header. No pickle.
 
-    __metadata__.graph      [{"name", "op": "intvit::linear", "args": [{"node": ...} | {"tensor": ...} | number | text]}]
-    __metadata__.outputs    names of the output nodes
+    __metadata__.graph      [{"name", "op": "intvit::linear", "args": [{"node": ...} | {"tensor": ...} | number |
+    text]}] __metadata__.outputs    names of the output nodes
     __metadata__.metadata   `Metadata` as JSON
     __metadata__.digest     SHA-256 over all of these and every tensor's name, dtype, shape and bytes
 
@@ -105,7 +105,9 @@ def _encoded(graph: fx.Graph) -> tuple[list[dict[str, Any]], list[str]]:
             operation = operation_of(node.target)
             assert operation is not None, f"{node.target} in an integer graph"
             arguments = [_encoded_argument(a) for a in node.args]
-            nodes.append({"name": node.name, "op": operation.qualified, "path": node.meta.get("path", ""), "args": arguments})
+            nodes.append(
+                {"name": node.name, "op": operation.qualified, "path": node.meta.get("path", ""), "args": arguments}
+            )
         elif node.op == "output":
             outputs = [value.name for value in node.args[0]]
     return nodes, outputs
@@ -126,7 +128,9 @@ def _module(nodes: list[dict[str, Any]], outputs: list[str], tensors: dict[str, 
     operations = {operation.qualified: operation.call for operation in OPERATIONS.values()}
     for entry in nodes:
         if entry["op"] not in operations:
-            raise IntvitError(f"the model uses {entry['op']}, which this version of intvit does not know: upgrade intvit")
+            raise IntvitError(
+                f"the model uses {entry['op']}, which this version of intvit does not know: upgrade intvit"
+            )
         arguments = tuple(_decoded_argument(a, graph, made) for a in entry["args"])
         node = graph.create_node("call_function", operations[entry["op"]], arguments, name=entry["name"])
         node.meta["path"] = entry["path"]

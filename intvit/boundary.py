@@ -1,7 +1,8 @@
 """The two functions at the border of float and integer while a graph is half lowered; none is left when it is done.
 
 A lowering pass replaces a float operation by `dequantize(integer operation(quantize(x)))`. Between two lowered
-operations a `quantize` meets a `dequantize`, and `passes/fold_boundaries.py` removes the pair or leaves one `requantize`.
+operations a `quantize` meets a `dequantize`, and `passes/fold_boundaries.py` removes the pair or leaves one
+`requantize`.
 """
 
 from torch import Tensor

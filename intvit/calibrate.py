@@ -2,16 +2,16 @@
 
 Which width and granularity a tensor has follows from what reads it (`Role`), never from the model:
 
-| role        | default                                           | paper                   |
-|-------------|---------------------------------------------------|-------------------------|
-| product     | int8; affine, per channel behind LayerNorm; per channel behind attention; affine per tensor behind GELU | int8, one scale |
-| score       | int8, one scale per head                          | int8, one for q, k and v |
-| value       | int8, per channel                                 | int8, one for q, k and v |
-| fixed       | int16, power of two                               | int8, one scale         |
-| wide        | int16, one scale                                  | int16, one scale        |
+| role        | default                                              | paper                    |
+|-------------|------------------------------------------------------|--------------------------|
+| product     | int8, affine; per channel, behind GELU one scale     | int8, one scale          |
+| score       | int8, one scale per head                             | int8, one for q, k and v |
+| value       | int8, per channel                                    | int8, one for q, k and v |
+| fixed       | int16, power of two                                  | int8, one scale          |
+| wide        | int16, one scale                                     | int16, one scale         |
 
 Per-channel scales and offsets in front of a product are free: they fold into its weights and bias, exactly
-(NUMERICS 6, 7; RepQ-ViT's reparameterization without its common scale).
+(RepQ-ViT's reparameterization without its common scale).
 """
 
 import math
@@ -30,6 +30,7 @@ from intvit.dialect.published import GELU_BITS, GELU_SLOPE, SOFTMAX_BITS, finest
 from intvit.errors import IntvitError
 from intvit.grid import Grid, Role
 from intvit.input_grid import InputGrid
+from intvit.nodes import arguments
 from intvit.observers import MinMax, Observer, ObserverChoice
 from intvit.stages import CalibratedGraph, FloatGraph
 
@@ -46,9 +47,9 @@ OUTPUT_HEADROOM = 2.0
 OUTPUT_RANGE = 1 << 20
 BIAS_RANGE = 1 << 29
 LIKELY = 4.0
-"""Deviations within which a channel's values are expected. Of a class token, calibration sees one value per image: the extremes
-of 100 images clip the next ones. DeiT-T on 1200 images: agreement with float 98.0 % without, 98.4 at 3.5, 99.0 at 4;
-cosine of the logits 0.9935, 0.9963, 0.9965."""
+"""Deviations within which a channel's values are expected. Of a class token, calibration sees one value per image: the
+extremes of 100 images clip the next ones. DeiT-T on 1200 images: agreement with float 98.0 % without, 98.4 at 3.5,
+99.0 at 4; cosine of the logits 0.9935, 0.9963, 0.9965."""
 NORMALIZED_PRECISION = 2.0**-11
 """Relative error that integer LayerNorm is allowed: its root and reciprocal are floored at 2^-14 each."""
 
@@ -71,7 +72,7 @@ def calibrate(
     policy: Policy = PRESETS["default"],
     progress: Callable[[int], None] = lambda done: None,
 ) -> CalibratedGraph:
-    """Observes every tensor on `batches` of pixels (uint8 `[N, H, W, C]`, as `InputGrid.pixels` gives them) and fixes its grid.
+    """Observes every tensor on `batches` of pixels (uint8 `[N, H, W, C]`) and fixes its grid.
 
     Raises `IntvitError` where there is no image, or where a layer's output is not finite (names the layer).
     """
@@ -144,7 +145,7 @@ def roles_read(node: fx.Node) -> dict[Role, list[fx.Node]]:
             for role, readers in roles_read(user).items():
                 roles.setdefault(role, []).extend(readers)
         else:
-            for argument, role in zip(user.args, READS[user.target], strict=False):  # type: ignore[index]
+            for argument, role in zip(arguments(user), READS[user.target], strict=False):  # type: ignore[index]
                 if argument is node:
                     roles.setdefault(role, []).append(user)
     return roles
@@ -153,9 +154,7 @@ def roles_read(node: fx.Node) -> dict[Role, list[fx.Node]]:
 def stored_role(node: fx.Node) -> Role:
     """The grid that the integer operation of `node` writes; readers that want another get a requantization."""
     if node.target is floatops.select_tokens:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        return stored_role(source)
+        return stored_role(arguments(node)[0])
     if node.target is floatops.linear:
         return Role.ACCUMULATOR
     if node.target in (floatops.patchify, floatops.gelu, floatops.attention):
@@ -177,7 +176,7 @@ def assign_grids(
             result = result.with_grid(node, Role.PRODUCT, _pixel_grid(node, input_grid))
             continue
         if node.target is floatops.select_tokens:
-            result = result.with_alias(node, node.args[0])
+            result = result.with_alias(node, arguments(node)[0])
             continue
         result = result.with_mean(node, observers[node.name].mean)
         for role in {*roles_read(node), stored_role(node)} - {Role.ACCUMULATOR}:
@@ -191,8 +190,7 @@ def assign_grids(
 
 def _pixel_grid(node: fx.Node, input_grid: InputGrid) -> Grid:
     """Of the int8 `pixel - 128` in each column of a patch, channels last."""
-    _, height, width = node.args
-    assert isinstance(height, int) and isinstance(width, int)
+    _, height, width = arguments(node)
     scale = torch.tensor(input_grid.scale, dtype=torch.float64).repeat(height * width)
     offset = torch.tensor(input_grid.offset, dtype=torch.float64).repeat(height * width)
     return Grid(scale, offset + 128 * scale, "int8")
@@ -245,15 +243,15 @@ def _widened(bounds: tuple[Tensor, Tensor], step: Tensor) -> tuple[Tensor, Tenso
 
 
 def _normalized_step(module: fx.GraphModule, node: fx.Node, observer: Observer) -> Tensor:
-    """The finest useful step of a LayerNorm's channels: its deviation over 255, and what integer LayerNorm can tell apart."""
-    deviation = module.get_buffer(str(node.args[1].target)).abs()  # type: ignore[union-attr]
+    """The finest useful step per channel: its deviation over 255, and what integer LayerNorm can tell apart."""
+    deviation = module.get_buffer(arguments(node)[1].target).abs()
     low, high = observer.bounds(deviation.numel())
     return torch.maximum(deviation / 255, torch.maximum(-low, high) * NORMALIZED_PRECISION)
 
 
 def _logit_grid(node: fx.Node, observer: Observer) -> Grid:
     """Of I-ViT's int8 scores, coarse enough for the sum of a row's exponentials to fit 32 bits."""
-    keys = node.args[1].meta["shape"][0]  # type: ignore[union-attr]
+    keys = arguments(node)[1].meta["shape"][0]
     finest = finest_scale(SOFTMAX_BITS, keys)
     return Grid.symmetric(_largest(observer.extremes(1)).double().clamp(min=127 * finest), "int8")
 
@@ -278,14 +276,13 @@ def _fixed_point(bound: Tensor) -> Grid:
 
 def heads_reading(node: fx.Node) -> int:
     """The number of heads of the attention that reads `node` as queries or keys."""
-    return next(int(user.args[3]) for user in roles_read(node)[Role.SCORE])  # type: ignore[arg-type]
+    return next(int(arguments(user)[3]) for user in roles_read(node)[Role.SCORE])
 
 
 def _accumulator_grid(module: fx.GraphModule, node: fx.Node, result: CalibratedGraph) -> Grid:
     """Per row: the largest weight, with the input's scales folded in, is 127; the bias and its offsets fit 30 bits."""
-    source, *constants = node.args
-    assert isinstance(source, fx.Node)
-    weight, bias = (module.get_buffer(str(c.target)).double() for c in constants)  # type: ignore[union-attr]
+    source, *constants = arguments(node)
+    weight, bias = (module.get_buffer(c.target).double() for c in constants)
     grid = result.grid(source, Role.PRODUCT)
     constant = bias + weight @ grid.offset.expand(weight.shape[1])
     scale = torch.maximum((weight * grid.scale).abs().amax(1) / 127, constant.abs() / BIAS_RANGE).clamp(min=1e-15)
@@ -296,7 +293,7 @@ def _with_shared_scales(result: CalibratedGraph) -> CalibratedGraph:
     """I-ViT's one scale for q, k and v: the largest of the three."""
     for node in result.source.module.graph.nodes:
         if node.target is floatops.attention:
-            operands = list(zip(node.args[:3], READS[floatops.attention], strict=True))
+            operands = list(zip(arguments(node)[:3], READS[floatops.attention], strict=True))
             scale = torch.stack([result.grid(x, role).scale for x, role in operands]).amax(0)
             for x, role in operands:
                 result = result.with_grid(x, role, Grid(scale, torch.zeros_like(scale), "int8"))

@@ -38,7 +38,7 @@ def add(a: Tensor, b: Tensor) -> Tensor:
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
     """`softmax(q kᵀ · scale) v` per head; q `[B, T, H·D]`, k `[B, S, H·D]`, v `[B, S, H·E]`."""
-    queries, keys, values = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    queries, keys, values = (x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(queries, keys, values, scale=scale).transpose(1, 2).flatten(2)
 
 

@@ -5,6 +5,7 @@ A pixel `p` stands for the normalized value `scale · p + offset` of its channel
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +44,11 @@ class InputGrid:
         nearest = np.clip(np.rint(exact), 0, 255)
         return bool(np.abs(exact - nearest).max(initial=0) <= tolerance)
 
-    def _pixels(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _pixels(self, images: NDArray[Any]) -> NDArray[np.float64]:
         scale = np.asarray(self.scale).reshape(-1, 1, 1)
         offset = np.asarray(self.offset).reshape(-1, 1, 1)
-        return (images - offset) / scale
+        pixels: NDArray[np.float64] = (images - offset) / scale
+        return pixels
 
     def pixels(self, images: NDArray[np.generic]) -> NDArray[np.uint8]:
         """uint8 `[N, H, W, C]` of raw pixels in that layout, or of normalized floats `[N, C, H, W]`.
@@ -63,7 +65,9 @@ class InputGrid:
                 )
             return np.ascontiguousarray(images)
         if images.dtype != np.float32:
-            raise IntvitError(f"images must be float32 (normalized) or uint8 (raw), not {images.dtype}: cast them first")
+            raise IntvitError(
+                f"images must be float32 (normalized) or uint8 (raw), not {images.dtype}: cast them first"
+            )
         if images.ndim != 4 or images.shape[1:] != self.shape:
             raise IntvitError(
                 f"float32 images must be [batch, {channels}, {height}, {width}], not {list(images.shape)}"

@@ -55,7 +55,9 @@ class Metadata:
             return cls(
                 **{
                     **fields,
-                    "input_grid": InputGrid(**{k: tuple(v) if isinstance(v, list) else v for k, v in grid.items()}),
+                    "input_grid": InputGrid(
+                        **{**grid, **{name: tuple(grid[name]) for name in ("scale", "offset", "shape")}}
+                    ),
                     "output_scales": tuple(fields["output_scales"]),
                     "output_shapes": tuple(tuple(shape) for shape in fields["output_shapes"]),
                     "preprocessing": None if preprocessing is None else Preprocessing.from_dict(preprocessing),

@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 
 class Model(ABC):
-    """An integer model; `IntegerModel` runs the reference, `CompiledModel` a TVM module. Both give the same integers."""
+    """An integer model: `IntegerModel` runs the reference, `CompiledModel` a TVM module, with the same integers."""
 
     metadata: Metadata
 
@@ -24,9 +24,9 @@ class Model(ABC):
     def __call__(self, images: Any, *, raw: bool = False) -> Any:
         """Runs a batch of images: normalized float32 `[batch, C, H, W]` or raw uint8 `[batch, H, W, C]`.
 
-        Takes numpy arrays and whatever has `__array__` or `__dlpack__` (torch tensors). Returns float32 (the integers times their one
-        scale), the integers with `raw=True`; a tuple where the model has several outputs. Raises `IntvitError` for
-        any other shape or dtype.
+        Takes numpy arrays and whatever has `__array__` or `__dlpack__` (torch tensors). Returns float32 (the integers
+        times their one scale), the integers with `raw=True`; a tuple where the model has several outputs. Raises
+        `IntvitError` for any other shape or dtype.
         """
         pixels = self.metadata.input_grid.pixels(as_array(images))
         if not len(pixels):

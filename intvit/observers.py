@@ -1,8 +1,8 @@
 """Observers: streaming statistics of one tensor, per channel, and the bounds that they propose.
 
-Memory does not depend on the number of images. `MinMax` keeps four vectors; `Histogram` keeps `BINS` counts per channel over a
-symmetric range that doubles when it is left (two neighbours merge, so counts stay exact), and serves both the
-percentile and the mean-squared-error observer.
+Memory does not depend on the number of images. `MinMax` keeps four vectors; `Histogram` keeps `BINS` counts per
+channel over a symmetric range that doubles when it is left (two neighbours merge, so counts stay exact), and serves
+both the percentile and the mean-squared-error observer.
 """
 
 import math

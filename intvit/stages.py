@@ -1,5 +1,8 @@
-"""The types of the stages: trace -> calibrate -> lower. Each is frozen and made by one function, so that a wrong
-order does not type-check: `frontend.capture` -> `FloatGraph`, `calibrate` -> `CalibratedGraph`, `lower` -> `IntGraph`."""
+"""The types of the stages: trace -> calibrate -> lower.
+
+Each is frozen and made by one function, so that a wrong order does not type-check: `frontend.capture` -> `FloatGraph`,
+`calibrate` -> `CalibratedGraph`, `lower` -> `IntGraph`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,7 +27,7 @@ def copy_of(module: fx.GraphModule) -> fx.GraphModule:
 
 @dataclass(frozen=True)
 class FloatGraph:
-    """An fx graph of `intvit.floatops` only; node `image` is `[batch, *input_shape]`, output `i` `[batch, *output_shapes[i]]`."""
+    """An fx graph of `intvit.floatops` only: `[batch, *input_shape]` to outputs `[batch, *output_shapes[i]]`."""
 
     module: fx.GraphModule
     input_shape: tuple[int, ...]

@@ -18,7 +18,8 @@ TARGETS: dict[str, dict[str, str]] = {
 def resolve(name: str) -> Target:
     """The TVM target called `auto` (this machine) or a name of `TARGETS`; raises `IntvitError` for any other."""
     if name == "auto":
-        return Target({"kind": "llvm", "mtriple": codegen.llvm_get_system_triple(), "mcpu": codegen.llvm_get_system_cpu()})
+        own = {"mtriple": codegen.llvm_get_system_triple(), "mcpu": codegen.llvm_get_system_cpu()}
+        return Target({"kind": "llvm", **own})
     if name not in TARGETS:
         close = difflib.get_close_matches(name, TARGETS, 1)
         hint = f"; did you mean {close[0]}?" if close else ""

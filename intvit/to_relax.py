@@ -16,6 +16,7 @@ from tvm import relax, tirx
 from intvit.integer_model import IntegerModel
 from intvit.kernels.isa import Isa
 from intvit.legalize import Constant, Legalizer
+from intvit.nodes import outputs
 from intvit.verify.overflow import fake_values
 
 
@@ -49,7 +50,7 @@ class _Emitter:
         self, builder: relax.BlockBuilder, legalizer: Legalizer, batch: tirx.Var, image: relax.Var, graph: fx.Graph
     ) -> None:
         self.builder, self.legalizer, self.batch, self.graph = builder, legalizer, batch, graph
-        self.values: dict[fx.Node, relax.Expr] = {graph.find_nodes(op="placeholder")[0]: image}  # type: ignore[index]
+        self.values: dict[fx.Node, relax.Expr] = {graph.find_nodes(op="placeholder")[0]: image}
         self.functions: dict[tirx.PrimFunc, tvm.ir.GlobalVar] = {}
 
     def run(self) -> list[relax.Expr]:
@@ -60,7 +61,7 @@ class _Emitter:
             rows = self.batch * self.legalizer.shapes[group.result.name][1]
             kind = relax.TensorType((rows, call.columns), call.dtype)
             self.values[group.result] = self.builder.emit(relax.call_tir(function, arguments, out_ty=kind))
-        return [self.values[node] for node in self.graph.output_node().args[0]]  # type: ignore[union-attr, index, misc]
+        return [self.values[node] for node in outputs(self.graph)]
 
     def _function(self, function: tirx.PrimFunc) -> tvm.ir.GlobalVar:
         if function not in self.functions:

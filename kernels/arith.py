@@ -1,7 +1,7 @@
 """Vector integer arithmetic on TIR expressions: the rounding shift, saturation, loads and stores of whole vectors.
 
 Values are int32 lanes unless said otherwise. Nothing here rounds except `rshift` (half up), nothing saturates except
-`clamp` and `sat16` (NUMERICS.md, rules 1 and 2). Scalars (Python ints too) are broadcast by TIR's operators.
+`clamp` and `sat16` (`intvit.dialect.arithmetic`). Scalars (Python ints too) are broadcast by TIR's operators.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
 A step multiplies exactly and adds into 32-bit lanes: `acc[l] += sum_g a[g] * w[l][g]`, `g < group`.
 
-| operands  | group | instruction                                                                                     |
-|-----------|-------|-------------------------------------------------------------------------------------------------|
-| 16-bit    | 2     | x86 `pmaddwd`: no sum of two products of 8-bit values saturates                                    |
-| 16-bit    | 1     | the widening multiply-add that LLVM maps to `smlal`, `vwmacc`, ...                                 |
-| u8 by s8  | 4     | AVX-512 VNNI `vpdpbusd`: adds modulo 2^32, never saturates (`vpdpbusds` would)                     |
+| operands  | group | instruction                                                                    |
+|-----------|-------|--------------------------------------------------------------------------------|
+| 16-bit    | 2     | x86 `pmaddwd`: no sum of two products of 8-bit values saturates                |
+| 16-bit    | 1     | the widening multiply-add that LLVM maps to `smlal`, `vwmacc`, ...             |
+| u8 by s8  | 4     | AVX-512 VNNI `vpdpbusd`: adds modulo 2^32, never saturates (`vpdpbusds` would) |
 
-With unsigned operands a product computes on `x + 128` and its sums begin with `-128 sum_k w` (`pack.bias`). DeiT-T at batch
-1 on two threads of a Zen 4: products 12.1 ms with pairs (`vpdpwssd`), 6.9 ms with bytes.
+With unsigned operands a product computes on `x + 128` and its sums begin with `-128 sum_k w` (`pack.bias`). DeiT-T at
+batch 1 on two threads of a Zen 4: products 12.1 ms with pairs (`vpdpwssd`), 6.9 ms with bytes.
 
 A new instruction (tiles) is a new `Isa` with another `dot`, in `detect`.
 """
@@ -88,9 +88,7 @@ class Isa:
 
 
 AVX512 = Isa("avx512", lanes=16, registers=32, group=2, intrinsic="llvm.x86.avx512.pmaddw.d.512")
-AVX512_VNNI = replace(
-    AVX512, name="avx512-vnni", group=4, intrinsic="llvm.x86.avx512.vpdpbusd.512", element="uint8"
-)
+AVX512_VNNI = replace(AVX512, name="avx512-vnni", group=4, intrinsic="llvm.x86.avx512.vpdpbusd.512", element="uint8")
 AVX2 = Isa("avx2", lanes=8, registers=16, group=2, intrinsic="llvm.x86.avx2.pmadd.wd")
 SSE2 = Isa("sse2", lanes=4, registers=16, group=2, intrinsic="llvm.x86.sse2.pmadd.wd")
 WIDE = Isa("generic-32", lanes=4, registers=32, group=1)

@@ -3,10 +3,10 @@
     y[r, n] = epilogue(sum_k x[r, k] * w[n, k])
 
 Accumulators are int32: exact for every K up to 2^16 (each product is at most 2^14), and the caller proves the bias.
-A task is a block of at most `most_rows` rows and some panels of columns. It makes its rows left operands once, then keeps a
-tile of rows x panel accumulators in registers over the whole of K, and stores the tile through the epilogue. Rows past
-the end repeat the last row: nothing is read outside the tensors and equal values are stored twice. Columns past N are
-computed (the packing padded them) and not stored.
+A task is a block of at most `most_rows` rows and some panels of columns. It makes its rows left operands once, then
+keeps a tile of rows x panel accumulators in registers over the whole of K, and stores the tile through the epilogue.
+Rows past the end repeat the last row: nothing is read outside the tensors and equal values are stored twice. Columns
+past N are computed (the packing padded them) and not stored.
 
 The tile scheme is Goto and van de Geijn's (Anatomy of High-Performance Matrix Multiplication, 2008) without its cache
 blocking of K: a row block (14 rows x K) stays in L1 and a panel of int8 weights streams from L2.

@@ -25,7 +25,7 @@ def even_blocks(count: int, most: int, ways: int = 2) -> int:
 
 
 def row_stride(k: int, isa: Isa) -> int:
-    """Elements between rows of left operands: a cache line more, as rows a power of two apart would share cache sets."""
+    """Elements between rows of left operands: with a cache line to spare, so that rows do not share cache sets."""
     line = 64 // isa.itemsize
     return round_up(k, line) + line
 
@@ -77,7 +77,7 @@ def registers_from(start: Sequence[Expr | None], rows: int, isa: Isa) -> list[li
 
 
 def add_products(sums: list[list[Buffer]], row: Callable[[int], Expr], columns: Sequence[Expr], isa: Isa) -> None:
-    """One step of the dot product: `sums[r][v] += row(r) . columns[v]`, `group` operands of the row and of each column."""
+    """One step of the dot product: `sums[r][v] += row(r) . columns[v]`, `group` operands of each."""
     bound = [let(column) for column in columns]
     for r, accumulators in enumerate(sums):
         a = let(isa.repeat(row(r)))

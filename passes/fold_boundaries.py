@@ -17,6 +17,7 @@ from intvit import boundary
 from intvit.dialect.requantize import requantize
 from intvit.errors import VerifyError
 from intvit.grid import LIMITS, Grid, Role, dyadic_for
+from intvit.nodes import arguments, outputs
 from intvit.passes.base import Pass, Result, Skip
 from intvit.passes.lowering import Lowering
 
@@ -31,8 +32,8 @@ class FoldBoundaries(Pass):
         result = Result()
         self._outputs(graph)
         for node in graph.find(boundary.quantize):
-            source = node.args[0]
-            if not isinstance(source, fx.Node) or source.target is not boundary.dequantize:
+            source = arguments(node)[0]
+            if source.target is not boundary.dequantize:
                 result.skips.append(Skip(node.name, f"{source} is still float"))
                 continue
             with graph.replacing(node) as replacement:
@@ -43,40 +44,39 @@ class FoldBoundaries(Pass):
         return result
 
     def _folded(self, graph: Lowering, source: fx.Node, target: fx.Node) -> fx.Node:
-        integers = source.args[0]
-        assert isinstance(integers, fx.Node)
-        if [_name(a) for a in source.args[1:]] == [_name(a) for a in target.args[1:]]:
-            return integers
+        integers, *own = arguments(source)
+        if [_name(a) for a in own] == [_name(a) for a in arguments(target)[1:]]:
+            return integers  # type: ignore[no-any-return]
         before, after = grid_of(graph, source), grid_of(graph, target)
         ratio = (before.scale / after.scale).expand(max(before.scale.numel(), after.scale.numel()))
-        zero_point = torch.round((before.offset - after.offset) / after.scale).unique()
-        if zero_point.numel() != 1:
+        zero_points = {int(z) for z in torch.round((before.offset - after.offset) / after.scale)}
+        if len(zero_points) != 1:
             raise VerifyError(f"{target.name}: a requantization needs one zero point for all channels")
-        span = LIMITS[after.dtype][1] + 1 + abs(int(zero_point))
+        (zero_point,) = zero_points
+        span = LIMITS[after.dtype][1] + 1 + abs(zero_point)
         number = dyadic_for(ratio, min(span, 1 << 20))
-        fields = (number.multiplier, number.pre_shift, number.shift, int(zero_point), after.dtype)
+        fields = (number.multiplier, number.pre_shift, number.shift, zero_point, after.dtype)
         return graph.emit(requantize, integers, *fields)
 
     def _outputs(self, graph: Lowering) -> None:
         """An output whose integers have no single scale is read on the grid of its role."""
         output = graph.graph.output_node()
         args = []
-        for value in output.args[0]:  # type: ignore[union-attr]
-            if isinstance(value, fx.Node) and value.target is boundary.dequantize:
-                if graph.stored(value) is not Role.WIDE:
-                    with graph.graph.inserting_before(output):
-                        grid = graph.grid(value, Role.OUTPUT)
-                        value = graph.write(graph.read(value, grid), grid)
+        for value in outputs(graph.graph):
+            if value.target is boundary.dequantize and graph.stored(value) is not Role.WIDE:
+                with graph.graph.inserting_before(output):
+                    grid = graph.grid(value, Role.OUTPUT)
+                    value = graph.write(graph.read(value, grid), grid)
             args.append(value)
         output.args = (tuple(args),)
 
     def _drop_output_boundaries(self, graph: Lowering) -> None:
         output = graph.graph.output_node()
         scales, args = [], []
-        for value in output.args[0]:  # type: ignore[union-attr]
-            if isinstance(value, fx.Node) and value.target is boundary.dequantize:
+        for value in outputs(graph.graph):
+            if value.target is boundary.dequantize:
                 scales.append(float(grid_of(graph, value).scale))
-                value = value.args[0]
+                value = arguments(value)[0]
             args.append(value)
         output.args = (tuple(args),)
         graph.output_scales = tuple(scales) or graph.output_scales
@@ -84,7 +84,7 @@ class FoldBoundaries(Pass):
 
 def grid_of(graph: Lowering, node: fx.Node) -> Grid:
     """The grid of a boundary node."""
-    _, scale, offset, dtype = node.args
+    _, scale, offset, dtype = arguments(node)
     return Grid(graph.value(scale), graph.value(offset), str(dtype))
 
 

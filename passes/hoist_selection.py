@@ -14,6 +14,7 @@ from typing import Any
 from torch import fx
 
 from intvit import floatops
+from intvit.nodes import arguments
 from intvit.stages import FloatGraph, copy_of
 
 FIRST_ARGUMENT = (floatops.layer_norm, floatops.linear, floatops.gelu, floatops.attention)
@@ -22,29 +23,31 @@ FIRST_ARGUMENT = (floatops.layer_norm, floatops.linear, floatops.gelu, floatops.
 def hoist_selection(graph: FloatGraph) -> FloatGraph:
     """The same function with every selection of tokens as early as it can be; the input is left as it is."""
     module = copy_of(graph.module)
-    while any(_hoisted(module, node) for node in module.graph.find_nodes(
-        op="call_function", target=floatops.select_tokens)):  # type: ignore[arg-type]  # fmt: skip
+    while any(_hoisted(module, node) for node in _selections(module.graph)):
         module.graph.eliminate_dead_code()
     return FloatGraph.of(module, module.graph, graph.input_shape, graph.output_shapes)
 
 
+def _selections(graph: fx.Graph) -> list[fx.Node]:
+    return list(graph.find_nodes(op="call_function", target=floatops.select_tokens))
+
+
 def _hoisted(module: fx.GraphModule, select: fx.Node) -> bool:
-    source, start, stop = select.args
-    assert isinstance(source, fx.Node)
+    source, start, stop = arguments(select)
     if _merged(select, source):
         return True
     if source.op != "call_function" or len(source.users) > 1:
         return False
     if source.target in FIRST_ARGUMENT:
-        arguments: list[Any] = [source.args[0]]
+        inputs = arguments(source)[:1]
     elif source.target is floatops.add:
-        arguments = list(source.args)
+        inputs = arguments(source)
     else:
         return False
     with module.graph.inserting_before(source):
-        picked = tuple(_selected(module, argument, start, stop) for argument in arguments)
+        picked = tuple(_selected(module, argument, start, stop) for argument in inputs)
     source.args = (*picked, *source.args[len(picked) :])
-    source.meta["shape"] = (stop - start, source.meta["shape"][1])  # type: ignore[operator]
+    source.meta["shape"] = (stop - start, source.meta["shape"][1])
     select.replace_all_uses_with(source)
     return True
 

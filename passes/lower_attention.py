@@ -4,8 +4,8 @@
     after    intvit::attention            (default)     score dyadic: s_q s_k scale log2(e) · 2^8, per head
              intvit::attention_published  (--preset paper)
 
-The scale of the scores, `head_size^-0.5` and log2(e) are one dyadic number, so that the exponent comes out in log2 units with
-eight fraction bits and no division is needed (NUMERICS' table, first row). The mean of the values comes in Q7 of the scale of the
+The scale of the scores, `head_size^-0.5` and log2(e) are one dyadic number, so that the exponent comes out in log2
+units with eight fraction bits and no division is needed. The mean of the values comes in Q7 of the scale of the
 values, which is per channel, and goes to the per-channel grid of the next product.
 """
 
@@ -19,6 +19,7 @@ from intvit import floatops
 from intvit.dialect.attention import LOG2_FRACTION, attention
 from intvit.dialect.published import attention_published
 from intvit.grid import Dyadic, Role, dyadic_for
+from intvit.nodes import arguments
 from intvit.passes.base import LoweringPass, Skip
 from intvit.passes.lowering import Lowering
 
@@ -41,29 +42,33 @@ class LowerAttention(LoweringPass):
         return node
 
     def rewrite(self, site: fx.Node, graph: Lowering) -> fx.Node:
-        *operands, heads, scale = site.args
+        *operands, heads, scale = arguments(site)
         roles = (Role.SCORE, Role.SCORE, Role.VALUE)
-        grids = [graph.grid(x, role) for x, role in zip(operands, roles, strict=True)]  # type: ignore[arg-type]
-        q, k, v = (graph.read(x, grid) for x, grid in zip(operands, grids, strict=True))  # type: ignore[arg-type]
-        score = _per_head(grids[0].scale, heads) * _per_head(grids[1].scale, heads) * scale  # type: ignore[operator]
+        grids = [graph.grid(x, role) for x, role in zip(operands, roles, strict=True)]
+        q, k, v = (graph.read(x, grid) for x, grid in zip(operands, grids, strict=True))
+        score = _per_head(grids[0].scale, heads) * _per_head(grids[1].scale, heads) * scale
         out = graph.grid(site, Role.PRODUCT)
         build = self._published if graph.calibrated.published else self._default
         return graph.write(build(graph, site, score, grids[2].scale / out.scale, [q, k, v]), out)
 
-    def _default(self, graph: Lowering, site: fx.Node, score: Tensor, ratio: Tensor, operands: list[fx.Node]) -> fx.Node:
-        _, keys, _, heads, _ = site.args
+    def _default(
+        self, graph: Lowering, site: fx.Node, score: Tensor, ratio: Tensor, operands: list[fx.Node]
+    ) -> fx.Node:
+        _, keys, _, heads, _ = arguments(site)
         to_log2 = dyadic_for(score * math.log2(math.e) * 2**LOG2_FRACTION, LOG2_SPAN)
         to_out = dyadic_for(ratio / 2**MEAN_FRACTION, INT8_SPAN)
         bits = min(self.bits, exponential_bits(graph.origin(keys).meta["shape"][0]))
         return graph.emit(attention, *operands, heads, *_fields(to_log2), bits, *_fields(to_out))
 
-    def _published(self, graph: Lowering, site: fx.Node, score: Tensor, ratio: Tensor, operands: list[fx.Node]) -> fx.Node:
+    def _published(
+        self, graph: Lowering, site: fx.Node, score: Tensor, ratio: Tensor, operands: list[fx.Node]
+    ) -> fx.Node:
         """int8 scores on a grid of their own, probabilities at 2^-15."""
         scores = graph.grid(site, Role.LOGIT).scale
         to_scores = dyadic_for(score / scores, INT8_SPAN)
         to_out = dyadic_for(ratio / 2**PROBABILITY_FRACTION, INT8_SPAN)
         x0 = math.floor(-1 / float(scores))
-        return graph.emit(attention_published, *operands, site.args[3], *_fields(to_scores), x0, *_fields(to_out))
+        return graph.emit(attention_published, *operands, arguments(site)[3], *_fields(to_scores), x0, *_fields(to_out))
 
 
 def _per_head(scale: Tensor, heads: Any) -> Tensor:

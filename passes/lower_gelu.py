@@ -19,6 +19,7 @@ from intvit import floatops
 from intvit.dialect.gelu import FRACTION, gelu
 from intvit.dialect.published import GELU_SLOPE, gelu_published
 from intvit.grid import Role, dyadic_for
+from intvit.nodes import arguments
 from intvit.passes.base import LoweringPass, Skip
 from intvit.passes.lowering import Lowering
 
@@ -37,8 +38,7 @@ class LowerGelu(LoweringPass):
         return node
 
     def rewrite(self, site: fx.Node, graph: Lowering) -> fx.Node:
-        x = site.args[0]
-        assert isinstance(x, fx.Node)
+        x = arguments(site)[0]
         grid, out = graph.grid(x, Role.FIXED), graph.grid(site, Role.PRODUCT)
         q = graph.read(x, grid)
         if graph.calibrated.published:

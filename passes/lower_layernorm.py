@@ -7,7 +7,7 @@
 With input scale S, C channels, output `s_c q + o_c`:
 
     m_c  = γ_c sqrt(C) / (s_c 2^15) · 2^shift        c_c = (β_c - o_c) / s_c · 2^shift
-    eps' = eps C³ / S² / 4^(min_shift + square_shift), the smallest min_shift for which it is below 2^30
+    eps' = eps C / S² / 4^min_shift, the smallest min_shift for which it is below 2^30
 """
 
 import math
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from intvit import floatops
-from intvit.dialect.layernorm import MAX_EPS, layernorm, square_shift
+from intvit.dialect.layernorm import MAX_EPS, layernorm
 from intvit.dialect.published import layernorm_published
 from intvit.dialect.requantize import requantize
 from intvit.errors import IntvitError
@@ -96,6 +96,6 @@ def fixed_point_shift(multiplier: Tensor, bias: Tensor) -> int:
 
 def scaled_eps(eps: float, scale: float, channels: int) -> tuple[int, int]:
     """`min_shift` and the integer `eps` of `intvit::layernorm` for float `eps` and input scale."""
-    exact = eps * channels**3 / scale**2 / 4 ** square_shift(channels)
+    exact = eps * channels / scale**2
     min_shift = max(-15, min(16, math.ceil(math.log(max(exact, 1e-30) / MAX_EPS, 4))))
     return min_shift, min(round(exact / 4**min_shift), MAX_EPS)

@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from intvit import floatops
 from intvit.dialect.linear import linear
 from intvit.grid import LIMITS, Grid, Role
+from intvit.nodes import arguments
 from intvit.passes.base import LoweringPass, Skip
 from intvit.passes.lowering import Lowering
 
@@ -37,8 +38,7 @@ class LowerLinear(LoweringPass):
         return node
 
     def rewrite(self, site: fx.Node, graph: Lowering) -> fx.Node:
-        x, weight, bias = site.args
-        assert isinstance(x, fx.Node)
+        x, weight, bias = arguments(site)
         grid = graph.grid(x, Role.PRODUCT)
         rows = graph.grid(site, Role.ACCUMULATOR)
         mean = graph.calibrated.mean(graph.origin(x))

@@ -4,7 +4,7 @@
     after    rows: f32 = dequantize(intvit::patchify(pixels: u8 NHWC))      scale 1/(255 std), offset -mean/std
 
 `LowerLinear` folds scale and offset, which are per channel of the image, into weights and bias: mean, deviation and the
-division by 255 cost nothing (NUMERICS 10). The float image of the graph becomes uint8 pixels; normalized float images
+division by 255 cost nothing. The float image of the graph becomes uint8 pixels; normalized float images
 are turned into pixels by `InputGrid.pixels` before the graph.
 """
 
@@ -16,6 +16,7 @@ from torch import fx
 from intvit import floatops
 from intvit.dialect.patchify import patchify
 from intvit.grid import Role
+from intvit.nodes import arguments
 from intvit.passes.base import LoweringPass, Skip
 from intvit.passes.lowering import Lowering
 
@@ -28,12 +29,12 @@ class LowerPatchify(LoweringPass):
     target: ClassVar[Any] = floatops.patchify
 
     def match(self, node: fx.Node, graph: Lowering) -> fx.Node | Skip:
-        image = node.args[0]
-        if not isinstance(image, fx.Node) or image.op != "placeholder":
+        image = arguments(node)[0]
+        if image.op != "placeholder":
             return Skip(node.name, "its input is not the image")
         return node
 
     def rewrite(self, site: fx.Node, graph: Lowering) -> fx.Node:
-        image, height, width = site.args
+        image, height, width = arguments(site)
         rows = graph.emit(patchify, image, height, width)
         return graph.write(rows, graph.grid(site, Role.PRODUCT))

@@ -1,4 +1,4 @@
-"""Residual additions at 16 bits: both arms to one scale in 32 bits, added, rounded once (NUMERICS 8).
+"""Residual additions at 16 bits: both arms to one scale in 32 bits, added, rounded once.
 
     before   y: f32 = add(a, b)
     after    y: i16 = intvit::add(a, m_a, b, m_b, shift)
@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from intvit import floatops
 from intvit.dialect.requantize import add
 from intvit.grid import MAX_PRE_SHIFT, Grid, Role, dyadic, shift_for
+from intvit.nodes import arguments
 from intvit.passes.base import LoweringPass, Skip
 from intvit.passes.lowering import Lowering
 
@@ -42,7 +43,7 @@ class LowerResidual(LoweringPass):
 
     def rewrite(self, site: fx.Node, graph: Lowering) -> fx.Node:
         out = graph.grid(site, Role.WIDE)
-        arms = [self._arm(argument, graph) for argument in site.args]
+        arms = [self._arm(argument, graph) for argument in arguments(site)]
         ratios = [arm.grid.scale / out.scale for arm in arms]
         shift = min(shift_for(ratio, INT16_SPAN, ARM_BITS) for ratio in ratios)
         fields: list[Any] = []

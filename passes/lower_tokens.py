@@ -15,6 +15,7 @@ from torch import fx
 from intvit import floatops
 from intvit.dialect import tokens
 from intvit.grid import Role
+from intvit.nodes import arguments
 from intvit.passes.base import LoweringPass, Skip
 from intvit.passes.lowering import Lowering
 
@@ -27,14 +28,14 @@ class LowerConcatTokens(LoweringPass):
     target: ClassVar[Any] = floatops.concat_tokens
 
     def match(self, node: fx.Node, graph: Lowering) -> fx.Node | Skip:
-        if not graph.is_constant(node.args[0]):
+        if not graph.is_constant(arguments(node)[0]):
             return Skip(node.name, "its first tokens are not constant")
         return node
 
     def rewrite(self, site: fx.Node, graph: Lowering) -> fx.Node:
-        constant, x = site.args
+        constant, x = arguments(site)
         grid = graph.grid(site, Role.WIDE)
-        q = graph.emit(tokens.concat_tokens, grid.quantize(graph.value(constant)), graph.read(x, grid))  # type: ignore[arg-type]
+        q = graph.emit(tokens.concat_tokens, grid.quantize(graph.value(constant)), graph.read(x, grid))
         return graph.write(q, grid)
 
 
@@ -49,6 +50,6 @@ class LowerSelectTokens(LoweringPass):
         return node
 
     def rewrite(self, site: fx.Node, graph: Lowering) -> fx.Node:
-        x, start, stop = site.args
+        x, start, stop = arguments(site)
         grid = graph.stored_grid(site)
-        return graph.write(graph.emit(tokens.select_tokens, graph.read(x, grid), start, stop), grid)  # type: ignore[arg-type]
+        return graph.write(graph.emit(tokens.select_tokens, graph.read(x, grid), start, stop), grid)

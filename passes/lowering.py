@@ -12,6 +12,7 @@ from intvit.calibrate import stored_role
 from intvit.dialect import operation_of
 from intvit.errors import IntvitError, VerifyError
 from intvit.grid import Grid, Role
+from intvit.nodes import arguments
 from intvit.noise import Written
 from intvit.stages import CalibratedGraph, copy_of
 
@@ -102,7 +103,7 @@ class Lowering:
         def replacement(new: fx.Node) -> None:
             new.meta["origin"] = origin
             if new.target is boundary.dequantize:
-                self.written[new.args[0].name] = Written(origin, self.stored_grid(new))
+                self.written[arguments(new)[0].name] = Written(origin, self.stored_grid(new))
             node.replace_all_uses_with(new)
 
         try:

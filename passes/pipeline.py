@@ -77,5 +77,7 @@ def printed(graph: fx.Graph) -> str:
 
 def _described(node: fx.Node, reasons: dict[str, str]) -> str:
     kind = node.target.__name__ if callable(node.target) else str(node.target)
-    reason = reasons.get(node.name, "no pass for it" if node.target in floatops.OPERATIONS else "its neighbour is float")
+    reason = reasons.get(
+        node.name, "no pass for it" if node.target in floatops.OPERATIONS else "its neighbour is float"
+    )
     return f"{node.meta.get('path') or '(model)'}: {kind} {node.name}: {reason}"

@@ -1,4 +1,4 @@
-"""The integer arithmetic that all operations share (NUMERICS: one rounding rule, saturation is explicit).
+"""The integer arithmetic that all operations share: one rounding rule, and saturation is explicit.
 
 Everything here takes and returns int32 (or int64) tensors. `Dyadic` is the one way to multiply by a real number.
 """
@@ -49,7 +49,7 @@ def integer_sqrt(x: Tensor) -> Tensor:
 
 
 def requantized(x: Tensor, pre_shift: Tensor, multiplier: Tensor, shift: int) -> Tensor:
-    """The one requantization: `(saturate16(x >> pre_shift) * multiplier) >> shift`, both shifts rounding (NUMERICS 4).
+    """The one requantization: `(saturate16(x >> pre_shift) * multiplier) >> shift`, both shifts rounding.
 
     `x` int32 `[..., C]`; `pre_shift` >= 0 and `multiplier` (within int16) int32, `[C]` or `[1]`. The result is int32,
     not yet saturated to its own type. The product of two 16-bit numbers fits 32 bits for every input.

@@ -13,8 +13,8 @@
 `bits` (8 to 15) is the width of the exponentials: 8 lets `P·V` run on int8 units but rounds the many small weights of
 a long row (total variation up to 0.06 against exact softmax at 197 tokens), 13 and more is exact to 0.004; `P·V` of
 `S` keys needs `bits + 7 + log2 S <= 31`. No division and no rounded scale before the exponential, so no temperature
-error (I-ViT's `x0 = floor(-1/S)` has slopes of 0.83 to 0.95), and no probability is lost to an int8 result at 1/128
-(NUMERICS). Columns are head-major: channel `h·D + c` is channel `c` of head `h`.
+error (I-ViT's `x0 = floor(-1/S)` has slopes of 0.83 to 0.95), and no probability is lost to an int8 result at 1/128.
+Columns are head-major: channel `h·D + c` is channel `c` of head `h`.
 """
 
 import torch
@@ -42,7 +42,7 @@ CURVATURE = 2784
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """`[B, T, H·D]` to `[B, H, T, D]`."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2)
 
 
 def exponentials(t: Tensor, bits: int) -> Tensor:
@@ -53,9 +53,7 @@ def exponentials(t: Tensor, bits: int) -> Tensor:
     return torch.where(u < -256, 0, rounding_shift(m, 14 - i))
 
 
-def shiftmax(
-    scores: Tensor, multiplier: Tensor, pre_shift: Tensor, shift: int, bits: int
-) -> tuple[Tensor, Tensor]:
+def shiftmax(scores: Tensor, multiplier: Tensor, pre_shift: Tensor, shift: int, bits: int) -> tuple[Tensor, Tensor]:
     """int32 scores `[B, H, T, S]` to exponentials of `bits` bits and their row sums `[B, H, T, 1]`, both int32."""
     below = scores - scores.amax(-1, keepdim=True)
     e = exponentials(requantized(below, pre_shift.view(-1, 1, 1), multiplier.view(-1, 1, 1), shift), bits)
@@ -148,7 +146,7 @@ def attention(
     pre_shift: Tensor,
     shift: int,
 ) -> Tensor:
-    """int8 q `[B, T, H·D]`, k `[B, S, H·D]`, v `[B, S, H·E]` to int8 `[B, T, H·E]`; scores per head, out per channel."""
+    """int8 q `[B, T, H·D]`, k `[B, S, H·D]`, v `[B, S, H·E]` to int8 `[B, T, H·E]`; dyadics per head and channel."""
     queries, keys, values = (split_heads(x, heads) for x in (q, k, v))
     e, s = shiftmax(integer_matmul(queries, keys.mT), score_multiplier, score_pre_shift, score_shift, bits)
     mean = row_mean(integer_matmul(e, values), s).transpose(1, 2).flatten(2)

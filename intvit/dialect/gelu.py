@@ -5,7 +5,7 @@
 `g` in Q15 with u = a/4, a quarter of it: `u · p(u)^4`, `p` a cubic fitted to `Φ(-4u)^(1/4)`, minimax on the product:
 six 16-bit rounding multiplies, which is one instruction each on x86 and Arm (`pmulhrsw`, `sqrdmulh`). Largest error
 against the exact function 0.0005 before the final rounding, for every input (tests/dialect/test_gelu.py); I-ViT's form
-loses everything for tokens whose largest value is over 9.4 and I-BERT's polynomial is at 0.018 (NUMERICS).
+loses everything for tokens whose largest value is over 9.4 and I-BERT's polynomial is at 0.018.
 
     x int16, real value x / 2^fraction  ->  int8
     a = min(|x| << (13 - fraction), 2^15 - 1)          Q13, saturated at 4
@@ -42,18 +42,14 @@ def gelu_fixed_point(x: Tensor, fraction: int) -> Tensor:
     return (x.clamp(min=0) << up) - _rounding_multiply(u, _rounding_multiply(p2, p2))
 
 
-def _check(
-    x: Tensor, fraction: int, multiplier: Tensor, pre_shift: Tensor, shift: int, zero_point: int
-) -> Tensor:
+def _check(x: Tensor, fraction: int, multiplier: Tensor, pre_shift: Tensor, shift: int, zero_point: int) -> Tensor:
     require_dtype("x", x, torch.int16)
     require(0 <= fraction <= FRACTION, f"fraction must be in 0..{FRACTION}, not {fraction}")
     check_dyadic(x.shape[-1], multiplier, pre_shift, shift)
     return x.new_empty(x.shape, dtype=torch.int8)
 
 
-def _ranges(
-    x: Operand, fraction: int, multiplier: Tensor, pre_shift: Tensor, shift: int, zero_point: int
-) -> Ranges:
+def _ranges(x: Operand, fraction: int, multiplier: Tensor, pre_shift: Tensor, shift: int, zero_point: int) -> Ranges:
     magnitude = Range(0, x.magnitude << (FRACTION - fraction))
     fixed = Range(-(1 << 12), max(x.high, 0) << (FRACTION - fraction))
     inner = requantized_ranges(fixed, pre_shift, multiplier, shift)

@@ -2,7 +2,7 @@
 
     x int8 [B, T, K], weight int8 [N, K], bias int32 [N]  ->  int32 [B, T, N]
 
-The scale of the result is per output channel. A zero point of `x` is inside `b` (NUMERICS 6), so the rule of the
+The scale of the result is per output channel. A zero point of `x` is inside `b`, so the rule of the
 ranges is the sum over `k` of the exact interval of each term, with the real weights.
 """
 

@@ -3,7 +3,7 @@
     uint8 [B, H, W, C]  ->  int8 [B, (H/ph)·(W/pw), ph·pw·C]      value = pixel - 128, row order (y, x, channel)
 
 Mean, deviation and the offset 128 fold into the weights and bias of the `linear` that follows, so that the raw image
-enters the first product without any rounding (NUMERICS 10).
+enters the first product without any rounding.
 """
 
 import torch

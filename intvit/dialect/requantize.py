@@ -3,8 +3,8 @@
     requantize:  y = saturate(((sat16(x >> pre) · multiplier) >> shift) + zero_point)
     add:         y = sat16((sat16(a >> a_pre) · a_multiplier + sat16(b >> b_pre) · b_multiplier) >> shift)
 
-with rounding shifts (NUMERICS 1, 4). `add` brings both arms to one scale in 32 bits, adds, then rounds once
-(NUMERICS 8): |multiplier| <= 2^14 each, so the sum of the two products fits. `multiplier`, `pre`: int32 `[C]` or `[1]`.
+with rounding shifts. `add` brings both arms to one scale in 32 bits, adds, then rounds once:
+|multiplier| <= 2^14 each, so the sum of the two products fits. `multiplier`, `pre`: int32 `[C]` or `[1]`.
 """
 
 import torch
@@ -95,10 +95,12 @@ def _add_check(
 ) -> Tensor:
     for name, arm in (("a", a), ("b", b)):
         require_dtype(name, arm, torch.int16, torch.int32)
-    require(a.shape[-2:] == b.shape[-2:], f"arms must have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
+    same = a.shape == b.shape if a.ndim == b.ndim else a.shape[-2:] == b.shape[-2:]
+    require(same, f"arms must have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
     check_dyadic(a.shape[-1], a_multiplier, a_pre_shift, shift, "a_")
     check_dyadic(b.shape[-1], b_multiplier, b_pre_shift, shift, "b_")
-    return (a if a.ndim >= b.ndim else b).new_empty(torch.broadcast_shapes(a.shape, b.shape), dtype=torch.int16)
+    whole = a if a.ndim >= b.ndim else b
+    return whole.new_empty(whole.shape, dtype=torch.int16)
 
 
 def _add_ranges(

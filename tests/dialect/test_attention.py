@@ -1,4 +1,4 @@
-"""`attention`: exponential and softmax within NUMERICS' bounds, the division of a row, and the whole against float."""
+"""`attention`: exponential and softmax within their bounds, the division of a row, and the whole against float."""
 
 import math
 
@@ -65,7 +65,7 @@ def test_exponentials_over_their_whole_range(bits: int) -> None:
 
 @pytest.mark.parametrize("sigma", [1, 2, 4, 6])
 def test_total_variation_of_normal_rows(sigma: float) -> None:
-    """NUMERICS' bound is 0.02; measured at the default bits: 0.0013."""
+    """The bound is 0.02; measured at the default bits: 0.0013."""
     variation = total_variation(normal_rows(sigma), STEP, exponential_bits(TOKENS))
     assert variation <= 0.02
     assert variation <= 0.002
@@ -90,7 +90,7 @@ def test_uniform_rows_stay_uniform() -> None:
 
 
 def test_no_temperature_error() -> None:
-    """The slope of log p over the scores is 1; I-ViT's floor in `x0` makes it 0.83 to 0.95 (NUMERICS)."""
+    """The slope of log p over the scores is 1; I-ViT's floor in `x0` makes it 0.83 to 0.95."""
     for scale in (0.12, 0.2, 0.30):
         scores = -torch.arange(int(6 / scale), dtype=torch.int32).view(1, 1, 1, -1)
         log = probabilities(scores, scale, 15).log().flatten()

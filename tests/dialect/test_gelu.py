@@ -39,7 +39,7 @@ def test_ranges_hold_every_value(fraction: int) -> None:
 
 
 def test_is_elementwise_whatever_the_row_holds() -> None:
-    """I-ViT's form collapses for rows whose largest value is over 9.4 (NUMERICS)."""
+    """I-ViT's form collapses for rows whose largest value is over 9.4."""
     fraction = 11
     row = torch.tensor([[[3.0, 1.0, -0.5, 15.9]]]).mul(2**fraction).round().to(torch.int16)
     one, zero = torch.tensor([1 << 14], dtype=torch.int32), torch.tensor([0], dtype=torch.int32)
