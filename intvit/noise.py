@@ -27,35 +27,46 @@ class Written:
 def layers(
     source: FloatGraph, graph: IntGraph, written: Mapping[str, Written], input_grid: InputGrid, pixels: NDArray[np.uint8]
 ) -> tuple[Layer, ...]:
-    """One row per float operation, in order; both graphs run on `pixels`, each on its own inputs all along."""
-    exact = _results(source.module, torch.from_numpy(input_grid.normalized(pixels)))
-    integers = _results(graph.module, torch.from_numpy(pixels))
-    rows = []
-    for name, entry in written.items():
-        if name in integers:
-            got = entry.grid.dequantize(integers[name])
-            rows.append(
-                Layer(
-                    path=entry.origin.meta.get("path", ""),
-                    operation=entry.origin.target.__name__,  # type: ignore[union-attr]
-                    node=name,
-                    dtype=entry.grid.dtype,
-                    scale=(float(entry.grid.scale.min()), float(entry.grid.scale.max())),
-                    channels=entry.grid.scale.numel(),
-                    snr=signal_to_noise(exact[entry.origin.name], got),
-                )
-            )
-    return tuple(rows)
+    """One row per float operation, in the order of the integer graph.
+
+    Both graphs run on `pixels`, each on its own inputs all along, and one image at a time: what is kept of an image are
+    two sums per layer.
+    """
+    names = [node.name for node in graph.module.graph.nodes if node.name in written]
+    signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for image in pixels:
+        exact = _results(source.module, torch.from_numpy(input_grid.normalized(image[None])))
+        integers = _results(graph.module, torch.from_numpy(image[None]))
+        for name in names:
+            wanted, got = exact[written[name].origin.name], written[name].grid.dequantize(integers[name])
+            signal[name] += float(wanted.double().square().sum())
+            noise[name] += float((wanted.double() - got.double()).square().sum())
+    return tuple(_layer(name, written[name], decibel(signal[name], noise[name])) for name in names)
 
 
-def signal_to_noise(exact: Tensor, got: Tensor) -> float:
-    """In dB; 200 where nothing differs."""
-    signal, noise = exact.double().square().sum(), (exact.double() - got.double()).square().sum()
-    return 200.0 if noise == 0 else round(10 * math.log10(max(float(signal / noise), 1e-20)), 2)
+def _layer(name: str, entry: Written, snr: float) -> Layer:
+    return Layer(
+        path=entry.origin.meta.get("path", ""),
+        operation=entry.origin.target.__name__,  # type: ignore[union-attr]
+        node=name,
+        dtype=entry.grid.dtype,
+        scale=(float(entry.grid.scale.min()), float(entry.grid.scale.max())),
+        channels=entry.grid.scale.numel(),
+        snr=snr,
+    )
+
+
+def decibel(signal: float, noise: float) -> float:
+    """The ratio of two energies in dB; 200 where there is no noise."""
+    return 200.0 if noise == 0 else round(10 * math.log10(max(signal / noise, 1e-20)), 2)
 
 
 def _results(module: fx.GraphModule, image: Tensor) -> dict[str, Tensor]:
+    """The value of every node."""
+
     class Recorder(fx.Interpreter):
+        extra_traceback = False
+
         def run_node(self, n: fx.Node) -> Any:
             results[n.name] = super().run_node(n)
             return results[n.name]

@@ -10,7 +10,7 @@ from tiny import GRID, calibrated, captured, integer_model, pixels
 from intvit import boundary
 from intvit.dialect import operation_of
 from intvit.errors import UnsupportedOp
-from intvit.noise import signal_to_noise
+from intvit.noise import decibel
 from intvit.passes.base import LoweringPass, Pass
 from intvit.passes.fold_boundaries import FoldBoundaries
 from intvit.passes.lower_attention import LowerAttention, exponential_bits
