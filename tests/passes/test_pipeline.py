@@ -31,6 +31,10 @@ def float_output(images: np.ndarray) -> torch.Tensor:
         return captured()(torch.from_numpy(GRID.normalized(images)))[0]
 
 
+def signal_to_noise(exact: torch.Tensor, got: torch.Tensor) -> float:
+    return decibel(float(exact.double().square().sum()), float((exact.double() - got.double()).square().sum()))
+
+
 @PRESETS
 def test_only_integer_operations_are_left(preset: str) -> None:
     graph = integer_model(preset).graph
