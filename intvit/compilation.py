@@ -13,6 +13,7 @@ from intvit.kernels.isa import detect
 from intvit.runtime import CompiledModel
 from intvit.to_relax import to_relax
 from intvit.verify.no_float import prove_no_float
+from intvit.verify.no_float_module import prove_no_float_module
 from intvit.verify.overflow import prove_no_overflow
 
 PIPELINE = transform.Sequential(
@@ -46,7 +47,9 @@ def compile_model(model: IntegerModel, target: str = "auto", threads: int | None
     prove_no_float(model.graph)
     prove_no_overflow(model.graph)
     name = targets.features(resolved)
-    executable = tvm.compile(to_relax(model, detect(resolved), name), target=resolved, relax_pipeline=PIPELINE)
+    module = to_relax(model, detect(resolved), name)
+    prove_no_float_module(module)
+    executable = tvm.compile(module, target=resolved, relax_pipeline=PIPELINE)
     with tempfile.TemporaryDirectory(prefix="intvit-") as folder:
         path = Path(folder) / "model.so"
         try:

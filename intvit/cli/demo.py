@@ -6,7 +6,6 @@ import typer
 
 from intvit.cli.options import Json
 from intvit.cli.report import Report, stages
-from intvit.errors import VerifyError
 
 
 def demo_command(ctx: typer.Context, as_json: Json = False) -> None:
@@ -19,5 +18,3 @@ def demo_command(ctx: typer.Context, as_json: Json = False) -> None:
         progress("demo")
         result = run(report.say)
     report.finish(**asdict(result))
-    if not result.bit_exact:
-        raise VerifyError("the compiled module and the reference differ: please report this machine's CPU")

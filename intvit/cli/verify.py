@@ -100,8 +100,8 @@ def verify_graph(model: Any, found: Findings) -> None:
 
 
 def verify_code(path: Path, found: Findings) -> None:
-    """The proof about machine code."""
-    from intvit.verify.no_float import prove_no_float_instructions
+    """The proof about machine code; needs no torch."""
+    from intvit.verify.no_float_code import prove_no_float_instructions
 
     found.attempt("integer_only", prove_no_float_instructions, path)
 

@@ -1,8 +1,10 @@
 """Proofs about an integer model: no overflow, no float, and the same bits on every back end.
 
-| file             | proves                                                                  |
-|------------------|-------------------------------------------------------------------------|
-| `overflow.py`    | interval analysis over the integer graph with its real weights           |
-| `no_float.py`    | no float between the boundary tensors: graph, TVM functions, machine code |
-| `bit_exact.py`   | a module equals the reference on random, extreme and real images         |
+| file                 | proves                                                                |
+|----------------------|-----------------------------------------------------------------------|
+| `overflow.py`        | interval analysis over the integer graph with its real weights         |
+| `no_float.py`        | no float in the integer graph                                          |
+| `no_float_module.py` | no float in the functions of the TVM module                            |
+| `no_float_code.py`   | no floating-point arithmetic in the machine code, which `machine` reads |
+| `bit_exact.py`       | equal integers on random, extreme and real images                      |
 """

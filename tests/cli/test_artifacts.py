@@ -16,8 +16,10 @@ import torch
 from intvit.errors import VerifyError
 from intvit.evaluation import cosines
 from intvit.integer_model import IntegerModel
+from intvit.verify.machine import elf
 
 Command = Callable[..., Any]
+X86_64, ADDPS = 62, bytes.fromhex("0f58c1")
 
 
 def test_compile_writes_a_module_of_the_same_digest(intvit: Command, integer_file: Path, module_file: Path) -> None:
@@ -50,10 +52,10 @@ def test_run_gives_the_likeliest_classes(
     assert "%" in text
 
 
-def test_run_needs_neither_torch_nor_the_compiler(module_file: Path, images: Path) -> None:
+def test_a_module_needs_neither_torch_nor_the_compiler(module_file: Path, images: Path) -> None:
     main = "try:\n    main()\nfinally:\n    assert 'tvm' not in sys.modules"
     code = f"import sys\nsys.modules['torch'] = None\nfrom intvit.cli import main\n{main}"
-    for arguments in (["run", module_file, images / "00.png"], ["inspect", module_file]):
+    for arguments in (["run", module_file, images / "00.png"], ["inspect", module_file], ["verify", module_file]):
         command = [sys.executable, "-c", code, *map(str, arguments), "--json"]
         done = subprocess.run(command, cwd=module_file.parent, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
@@ -113,6 +115,60 @@ def test_verify_refuses_the_module_of_another_model(intvit: Command, module_file
     assert done.json["overflow_free"] is None
 
 
+def test_verify_finds_a_bit_that_was_flipped_in_a_module(
+    intvit: Command, integer_file: Path, module_file: Path, tmp_path: Path
+) -> None:
+    graph = IntegerModel.load(integer_file).graph.module
+    concat = next(n for n in graph.graph.nodes if "concat_tokens" in str(n.target))
+    class_token = graph.get_buffer(str(concat.args[0].target)).numpy().tobytes()  # the kernel takes it as it is
+    content = bytearray(module_file.read_bytes())
+    assert content.count(class_token) == 1
+    content[content.find(class_token) + 2 * 6 + 1] ^= 32
+    (tmp_path / "m.so").write_bytes(content)
+    done = intvit("verify", tmp_path / "m.so", "--against", integer_file, "--json")
+    done.refused("1 proofs failed", "bit_exact: ", "integers differ at batch 1, the first in random image 0, ", code=4)
+    assert (done.json["integer_only"], done.json["overflow_free"], done.json["bit_exact"]) == (True, True, False)
+
+
+def test_verify_finds_a_bit_that_was_flipped_in_a_model(intvit: Command, integer_file: Path, tmp_path: Path) -> None:
+    model = IntegerModel.load(integer_file)
+    head = next(n for n in model.graph.module.graph.nodes if n.meta.get("path") == "head" and "linear" in str(n.target))
+    model.graph.module.get_buffer(str(head.args[2].target))[6] ^= 1 << 12
+    model.save(tmp_path / "twin.intvit")
+    done = intvit("verify", tmp_path / "twin.intvit", "--against", integer_file, "--json")
+    done.refused("bit_exact: 12 of 120 integers differ", "output 0, [6]", code=4)
+    assert done.json["integer_only"] and done.json["overflow_free"] and done.json["bit_exact"] is False
+
+
+def test_verify_finds_float_in_machine_code(intvit: Command, module_file: Path, tmp_path: Path) -> None:
+    library = elf.read(module_file)
+    section = max(library.code, key=lambda code: len(code.content))
+    if library.machine != X86_64:
+        pytest.skip("plants an instruction of x86-64")
+    start = next(address for address, name in section.functions if name.startswith("__tvm_ffi_")) - section.address
+    content = bytearray(module_file.read_bytes())
+    place = content.find(section.content) + start
+    content[place : place + len(ADDPS)] = ADDPS
+    (tmp_path / "m.so").write_bytes(content)
+    done = intvit("verify", tmp_path / "m.so", "--json")
+    done.refused("integer_only", "__tvm_ffi_", "addps xmm0, xmm1 computes in floating point", code=4)
+    assert done.json["integer_only"] is False
+
+
+def test_verify_finds_weights_that_overflow(intvit: Command, integer_file: Path, tmp_path: Path) -> None:
+    model = IntegerModel.load(integer_file)
+    nodes = [n for n in model.graph.module.graph.nodes if n.meta.get("path") == "blocks.1.fc1"]
+    linear = next(n for n in nodes if "linear" in str(n.target))
+    bias = model.graph.module.get_buffer(str(linear.args[2].target))
+    bias.copy_((bias.long() * 2**31 // bias.abs().max()).clamp(-(2**31), 2**31 - 1))
+    model.save(tmp_path / "m.intvit")
+    done = intvit("verify", tmp_path / "m.intvit", "--json")
+    done.refused("overflow_free", "blocks.1.fc1: linear: accumulator can reach [", "beyond 32-bit", code=4)
+    assert (done.json["integer_only"], done.json["overflow_free"]) == (True, False)
+    intvit("compile", tmp_path / "m.intvit", "-o", tmp_path / "m.so").refused("blocks.1.fc1", "beyond 32-bit", code=4)
+    assert not (tmp_path / "m.so").exists()
+
+
 def test_verify_tells_which_proof_failed(
     intvit: Command, integer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,5 +209,15 @@ def test_demo_prints_its_result(intvit: Command, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(demo, "run", lambda say: say("a line") or demo.DemoResult(**{**fields, "bit_exact": True}))
     assert intvit("demo").out == "intvit demo\na line\n"
     assert intvit("demo", "--json").json["bit_exact"] is True
-    monkeypatch.setattr(demo, "run", lambda say: demo.DemoResult(**{**fields, "bit_exact": False}))
-    intvit("demo").refused("differ", code=4)
+
+
+def test_demo_ends_where_a_proof_fails(intvit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    import intvit.demo as demo
+
+    def differs(say: Callable[[str], None]) -> None:
+        raise VerifyError("1 of 80 integers differ")
+
+    monkeypatch.setattr(demo, "run", differs)
+    done = intvit("demo", "--json")
+    done.refused("1 of 80 integers differ", code=4)
+    assert done.out == ""

@@ -1,0 +1,56 @@
+"""The proof that a TVM module is integer: every buffer, tensor, expression and constant in all of its functions."""
+
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import relax, tirx
+
+from intvit.errors import VerifyError
+
+TYPED = (tvm.ir.PrimType, tirx.BufferType, relax.TensorType)
+INTEGERS = ("int", "uint", "bool", "void")
+SHOWN, WIDTH = 5, 80
+
+
+def prove_no_float_module(module: tvm.IRModule) -> int:
+    """No value in any function of a module, Relax or TIR, is float; returns the number of functions.
+
+    Raises `VerifyError` with the functions and the expressions of the first that are, of unknown type, or computed by
+    code from elsewhere.
+    """
+    faults = [
+        f"{variable.name_hint}: {fault}"
+        for variable, function in module.functions.items()
+        for fault in _faults(function)
+    ]
+    if faults:
+        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        shown = "\n  ".join(faults[:SHOWN] + more)
+        raise VerifyError(f"{len(faults)} places of the TVM module are or may be float:\n  {shown}")
+    return len(module.functions)
+
+
+def _faults(function: tvm.ir.BaseFunc) -> list[str]:
+    """What is or may be float in a function; the walk meets variables' types, and expressions, which have one."""
+    found: dict[str, None] = {}
+
+    def visit(node: Any) -> None:
+        for kind in (node, getattr(node, "ty", None)):
+            if isinstance(kind, TYPED) and not str(kind.dtype).startswith(INTEGERS):
+                found[f"{kind.dtype or 'any type'}: {_shown(node)}"] = None
+        if isinstance(node, float):
+            found[f"the number {node}"] = None
+        if isinstance(node, relax.ExternFunc):
+            found[f"calls {node.global_symbol}, which is not in the module"] = None
+
+    tvm_ffi.structural_walk(function, (object, visit))
+    return list(found)
+
+
+def _shown(node: Any) -> str:
+    """An expression as TVM prints it, the last line, cut; a type by its kind."""
+    if isinstance(node, TYPED):
+        return type(node).__name__
+    text = str(node).strip().splitlines()[-1]
+    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
