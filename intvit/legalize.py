@@ -1,7 +1,7 @@
 """Which kernel each integer operation becomes, and its constant operands in the kernel's layout.
 
-A `Group` is one kernel: a node of the integer graph with the operations that are fused behind it. A product takes in the
-requantization, GELU or residual addition that alone reads its sums, so that int32 sums never leave the registers.
+A `Group` is one kernel: a node of the integer graph with the operations that are fused behind it. A product takes in
+the requantization, GELU or residual addition that alone reads its sums, so that int32 sums never leave the registers.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,18 @@ from torch import Tensor, fx
 from tvm import tirx
 
 from intvit.dialect import operation_of
+from intvit.dialect.published import sigmoid_table
 from intvit.grid import LIMITS
 from intvit.kernels import attention as attention_kernel
-from intvit.kernels import elementwise, movement, pack, product
+from intvit.kernels import (
+    attention_published,
+    elementwise,
+    gelu_published,
+    layernorm_published,
+    movement,
+    pack,
+    product,
+)
 from intvit.kernels import layernorm as layernorm_kernel
 from intvit.kernels.epilogue import Add, Bias, Epilogue, Requantize, Stage
 from intvit.kernels.gelu import Gelu
@@ -68,7 +77,7 @@ class Legalizer:
 
     def _linear(self, group: Group) -> KernelCall:
         head = group.nodes[0]
-        x, weight, bias = head.args
+        x, weight, bias = _arguments(head)
         w = self._array(weight)
         n, k = w.shape
         operands: list[fx.Node | Constant] = [pack.bias(self._array(bias), w, self.isa)]
@@ -80,7 +89,7 @@ class Legalizer:
             operands += more
         tokens = self.shapes[head.name][1]
         function = _product(k, n, Epilogue(tuple(stages), dtype), self.isa, tokens)
-        return KernelCall(function, (_node(x), pack.weights(w, self.isa), *operands), n, dtype)  # type: ignore[arg-type]
+        return KernelCall(function, (_node(x), pack.weights(w, self.isa), *operands), n, dtype)
 
     def _elementwise(self, group: Group) -> KernelCall:
         node = group.nodes[0]
@@ -98,33 +107,35 @@ class Legalizer:
         return rules[_name(node)](node, own, n)
 
     def _requantize_stage(self, node: fx.Node, own: fx.Node, n: int) -> tuple[Stage, list[fx.Node | Constant], str]:
-        _, multiplier, pre_shift, shift, zero_point, dtype = node.args
+        _, multiplier, pre_shift, shift, zero_point, dtype = _arguments(node)
         (pre, mul), operands = self._dyadic(pre_shift, multiplier, n)
         low, high = LIMITS[str(dtype)]
-        stage = Requantize(int(shift), low, high, pre, mul, int(zero_point))  # type: ignore[call-overload]
+        stage = Requantize(int(shift), low, high, pre, mul, int(zero_point))
         return stage, operands, str(dtype)
 
     def _gelu_stage(self, node: fx.Node, own: fx.Node, n: int) -> tuple[Stage, list[fx.Node | Constant], str]:
-        _, fraction, multiplier, pre_shift, shift, zero_point = node.args
+        _, fraction, multiplier, pre_shift, shift, zero_point = _arguments(node)
         (pre, mul), operands = self._dyadic(pre_shift, multiplier, n)
-        return Gelu(int(fraction), int(shift), int(zero_point), pre, mul), operands, "int8"  # type: ignore[call-overload]
+        return Gelu(int(fraction), int(shift), int(zero_point), pre, mul), operands, "int8"
 
     def _add_stage(self, node: fx.Node, own: fx.Node, n: int) -> tuple[Stage, list[fx.Node | Constant], str]:
-        first, second, shift = node.args[:3], node.args[3:6], node.args[6]
+        arguments = _arguments(node)
+        first, second, shift = arguments[:3], arguments[3:6], arguments[6]
         mine, other = (first, second) if first[0] is own else (second, first)
         (pre, mul), operands = self._dyadic(mine[2], mine[1], n)
         (arm_pre, arm_mul), more = self._dyadic(other[2], other[1], n)
         arm = _node(other[0])
         if arm.op != "get_attr":
-            stage = Add(int(shift), pre, mul, arm_pre, arm_mul, self._dtype(arm))  # type: ignore[call-overload]
+            stage = Add(int(shift), pre, mul, arm_pre, arm_mul, self._dtype(arm))
             return stage, [*operands, *more, arm], "int16"
         constant = self._array(arm)
-        stage = Add(int(shift), pre, mul, arm_pre, arm_mul, "int16", constant.shape[0])  # type: ignore[call-overload]
+        stage = Add(int(shift), pre, mul, arm_pre, arm_mul, "int16", constant.shape[0])
         return stage, [*operands, *more, constant], "int16"
 
     def _dyadic(self, pre_shift: Any, multiplier: Any, n: int) -> tuple[tuple[int | None, int | None], list[Any]]:
         """A dyadic number: one for all channels is a constant of the code, else an operand per column."""
-        fields, operands = [], []
+        fields: list[int | None] = []
+        operands: list[Any] = []
         for argument, dtype in ((pre_shift, "int8"), (multiplier, "int16")):
             values = self._array(argument)
             if (values == values.flat[0]).all():
@@ -135,12 +146,19 @@ class Legalizer:
         return (fields[0], fields[1]), operands
 
     def _attention(self, group: Group) -> KernelCall:
+        return self._attention_by(_attention, group)
+
+    def _attention_published(self, group: Group) -> KernelCall:
+        return self._attention_by(_attention_published, group)
+
+    def _attention_by(self, build: Callable[..., tirx.PrimFunc], group: Group) -> KernelCall:
+        """`build` takes the sizes, the shift of the scores, the one parameter of its softmax, and the epilogue."""
         node = group.nodes[0]
-        q, k, v, heads, score_mul, score_pre, score_shift, bits, multiplier, pre_shift, shift = node.args
+        q, k, v, heads, score_mul, score_pre, score_shift, softmax, multiplier, pre_shift, shift = _arguments(node)
         sizes, columns = self._heads(q, k, v, heads)
         (pre, mul), operands = self._dyadic(pre_shift, multiplier, columns)
-        epilogue = Epilogue((Requantize(int(shift), pre=pre, mul=mul),), "int8")  # type: ignore[call-overload]
-        function = _attention(sizes, int(score_shift), int(bits), epilogue)  # type: ignore[call-overload]
+        epilogue = Epilogue((Requantize(int(shift), pre=pre, mul=mul),), "int8")
+        function = build(sizes, score_shift, softmax, epilogue)
         scores = (self._per_head(score_pre, sizes.heads, "int8"), self._per_head(score_mul, sizes.heads, "int16"))
         return KernelCall(function, (_node(q), _node(k), _node(v), *scores, *operands), columns, "int8")
 
@@ -154,30 +172,44 @@ class Legalizer:
 
     def _layernorm(self, group: Group) -> KernelCall:
         node = group.nodes[0]
-        x, multiplier, bias, shift, eps, min_shift, dtype = node.args
+        x, multiplier, bias, shift, eps, min_shift, dtype = _arguments(node)
         _, tokens, n = self.shapes[node.name]
         function = _layernorm(n, shift, eps, min_shift, self.isa, dtype, tokens)
         mul, add = (np.broadcast_to(self._array(a), (n,)) for a in (multiplier, bias))
         return KernelCall(function, (_node(x), mul.astype(np.int16), add.astype(np.int32)), n, str(dtype))
 
+    def _layernorm_published(self, group: Group) -> KernelCall:
+        x, bias = _arguments(group.nodes[0])
+        n = self.shapes[group.result.name][2]
+        add = np.broadcast_to(self._array(bias), (n,)).astype(np.int32)
+        return KernelCall(_layernorm_published(n, self.isa), (_node(x), add), n, "int32")
+
+    def _gelu_published(self, group: Group) -> KernelCall:
+        x, x0, multiplier, pre_shift, shift = _arguments(group.nodes[0])
+        n = self.shapes[group.result.name][2]
+        (pre, mul), operands = self._dyadic(pre_shift, multiplier, n)
+        epilogue = Epilogue((Requantize(int(shift), pre=pre, mul=mul),), "int8")
+        sigmoid = sigmoid_table(int(x0)).numpy()
+        return KernelCall(_gelu_published(n, epilogue, self.isa), (_node(x), sigmoid, *operands), n, "int8")
+
     def _patchify(self, group: Group) -> KernelCall:
         node = group.nodes[0]
-        image, height, width = node.args
+        image, height, width = _arguments(node)
         function = _patchify(self.shapes[_node(image).name][1:], (height, width), self.isa)
         return KernelCall(function, (_node(image),), self.shapes[node.name][2], "int8")
 
     def _concat_tokens(self, group: Group) -> KernelCall:
-        constant, x = (_node(a) for a in group.nodes[0].args)
+        constant, x = (_node(a) for a in _arguments(group.nodes[0]))
         first = self._array(constant)
         _, tokens, n = self.shapes[x.name]
         function = _concat_tokens(first.shape[0], tokens, n, self.isa)
         return KernelCall(function, (first, x), n, "int16")
 
     def _select_tokens(self, group: Group) -> KernelCall:
-        x, start, stop = group.nodes[0].args
+        x, start, stop = _arguments(group.nodes[0])
         _, tokens, n = self.shapes[_node(x).name]
         dtype = self._dtype(_node(x))
-        function = _select_tokens(start, stop, tokens, n, self.isa, dtype)  # type: ignore[arg-type]
+        function = _select_tokens(start, stop, tokens, n, self.isa, dtype)
         return KernelCall(function, (_node(x),), n, dtype)
 
     def _array(self, node: Any) -> Any:
@@ -191,7 +223,7 @@ class Legalizer:
 
 
 def fused_behind(linear: fx.Node) -> tuple[fx.Node, ...]:
-    """A linear and what is fused into it: its only reader, if elementwise, and a GELU that alone reads a requantization."""
+    """A linear and what is fused into it: its only reader, if elementwise, and the GELU that alone reads that."""
     chain = [linear]
     reader = _only_reader(linear)
     if reader is not None and _name(reader) in ("requantize", "add"):
@@ -206,7 +238,9 @@ def fused_behind(linear: fx.Node) -> tuple[fx.Node, ...]:
 
 def _is_second_linear(linear: fx.Node, add: fx.Node) -> bool:
     """Whether the first arm of an addition is a linear too, which then takes the addition in."""
-    return add.args[0] is not linear and _name(_node(add.args[0])) == "linear" and _only_reader(_node(add.args[0])) is add
+    return (
+        add.args[0] is not linear and _name(_node(add.args[0])) == "linear" and _only_reader(_node(add.args[0])) is add
+    )
 
 
 def _only_reader(node: fx.Node) -> fx.Node | None:
@@ -217,6 +251,11 @@ def _only_reader(node: fx.Node) -> fx.Node | None:
 def _name(node: fx.Node) -> str:
     operation = operation_of(node.target) if node.op == "call_function" else None
     return "" if operation is None else operation.name
+
+
+def _arguments(node: fx.Node) -> tuple[Any, ...]:
+    """What the operation's schema says they are: its check has run."""
+    return node.args
 
 
 def _node(argument: Any) -> fx.Node:
@@ -245,6 +284,21 @@ def _attention(sizes: attention_kernel.Heads, score_shift: int, bits: int, epilo
 @cache
 def _layernorm(n: int, shift: Any, eps: Any, min_shift: Any, isa: Isa, dtype: Any, tokens: int) -> tirx.PrimFunc:
     return layernorm_kernel.layernorm(n, shift, eps, min_shift, isa, dtype=dtype, tokens=tokens)
+
+
+@cache
+def _attention_published(sizes: attention_kernel.Heads, score_shift: int, x0: int, epilogue: Epilogue) -> tirx.PrimFunc:
+    return attention_published.attention_published(sizes, score_shift, x0, epilogue)
+
+
+@cache
+def _layernorm_published(n: int, isa: Isa) -> tirx.PrimFunc:
+    return layernorm_published.layernorm_published(n, isa)
+
+
+@cache
+def _gelu_published(n: int, epilogue: Epilogue, isa: Isa) -> tirx.PrimFunc:
+    return gelu_published.gelu_published(n, epilogue, isa)
 
 
 @cache

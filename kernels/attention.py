@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
@@ -32,6 +33,8 @@ from intvit.kernels.tile import add_products, even_blocks, registers_from, runs,
 
 CURVATURE = 2784
 Line = Callable[[Expr], Expr]  # the row of the tensors that holds query `t` of a block
+Vectors = Callable[[Expr], Expr]  # int32 lanes to int32 lanes
+Scaling = Callable[[Expr], Vectors]  # for query `t` of a block
 
 TASKS = 12  # tasks of one batch element, for up to that many threads; each packs its keys and values again
 
@@ -84,10 +87,39 @@ class Heads:
         return round_up(self.value_size, self.isa.lanes) * self.isa.group
 
 
+class Softmax(Protocol):
+    """What happens between the two products; `pre` and `mul` are the dyadic number of the head's scores."""
+
+    def stored(self, sums: Expr, pre: Expr, mul: Expr) -> Expr:
+        """What is kept of the sums of the first product, int32 lanes."""
+
+    def weigh(self, scores: Buffer, top: Buffer, pre: Expr, mul: Expr, weights: Buffer, sizes: Heads) -> Scaling | None:
+        """Fills the 16-bit weights of a block from its scores and their maxima; what is left to do to `P.V`."""
+
+
+@dataclass(frozen=True)
+class Shiftmax:
+    """Exponentials of `bits` bits, divided by their sum after the second product."""
+
+    score_shift: int
+    bits: int
+
+    def stored(self, sums: Expr, pre: Expr, mul: Expr) -> Expr:
+        return sums
+
+    def weigh(self, scores: Buffer, top: Buffer, pre: Expr, mul: Expr, weights: Buffer, sizes: Heads) -> Scaling:
+        return row_means(block_weights(scores, top, (pre, mul, self.score_shift, self.bits), weights, sizes), sizes.isa)
+
+
 def attention(
     sizes: Heads, score_shift: int, bits: int, epilogue: Epilogue, *, name: str = "attention"
 ) -> tirx.PrimFunc:
-    """Attention with `bits`-bit exponentials; a row is a token, batch by batch.
+    """Attention with `bits`-bit exponentials: `attention_with` of `Shiftmax`."""
+    return attention_with(Shiftmax(score_shift, bits), sizes, epilogue, name=name)
+
+
+def attention_with(softmax: Softmax, sizes: Heads, epilogue: Epilogue, *, name: str) -> tirx.PrimFunc:
+    """Attention with one form of the softmax; a row is a token, batch by batch.
 
     Inputs: q int8 [batch * queries, heads * head_size], k int8 [batch * keys, heads * head_size], v int8 [batch * keys,
     heads * value_size], score_pre int8 [heads], score_mul int16 [heads], the epilogue's operands; output
@@ -117,10 +149,10 @@ def attention(
                 def line(t: Expr) -> Expr:
                     return b * sizes.queries + tirx.min(first + t, sizes.queries - 1)
 
-                top = block_scores(q, line, head, wide, scores, sizes)
-                log2 = (load32(pre, (head,), 1), load32(mul, (head,), 1), score_shift, bits)
-                total = block_weights(scores, top, log2, weights, sizes)
-                block_values(weights, values, total, line, head, finish, sizes)
+                dyadic = let(load32(pre, (head,), 1)), let(load32(mul, (head,), 1))
+                top = block_scores(q, line, head, wide, scores, sizes, lambda sums: softmax.stored(sums, *dyadic))
+                scaling = softmax.weigh(scores, top, *dyadic, weights, sizes)
+                block_values(weights, values, scaling, line, head, finish, sizes)
 
     columns = heads * sizes.head_size
     tensors = [
@@ -155,8 +187,10 @@ def interleave_values(v: Buffer, b: Expr, head: Expr, values: Buffer, sizes: Hea
             store(values, (g, offset * group), join(parts))
 
 
-def block_scores(q: Buffer, line: Line, head: Expr, wide: Buffer, scores: Buffer, sizes: Heads) -> Buffer:
-    """Scores of a block of queries with all keys, a query in each lane; returns their maximum."""
+def block_scores(
+    q: Buffer, line: Line, head: Expr, wide: Buffer, scores: Buffer, sizes: Heads, stored: Vectors
+) -> Buffer:
+    """Scores of a block of queries with all keys, as `stored`, a query in each lane; returns their maximum."""
     isa, group = sizes.isa, sizes.isa.group
     row = scratch((isa.lanes, sizes.steps * group), "int16")
     for t in range(isa.lanes):
@@ -174,7 +208,7 @@ def block_scores(q: Buffer, line: Line, head: Expr, wide: Buffer, scores: Buffer
             column = tirx.reinterpret(f"int16x{isa.lanes * group}", load(turned, (s, 0), isa.lanes))
             add_products(sums, lambda r: load(wide, (block * sizes.tile + r, s * group), group), [column], isa)
         for r, (accumulator,) in enumerate(sums):
-            x = let(load(accumulator, (0,), isa.lanes))
+            x = let(stored(load(accumulator, (0,), isa.lanes)))
             store(scores, (block * sizes.tile + r, 0), x)
             store(top, (0,), tirx.max(load(top, (0,), isa.lanes), x))
     return top
@@ -193,14 +227,14 @@ def block_weights(
 ) -> Buffer:
     """Exponentials of a block of scores, grouped as the second product reads them; returns their sums."""
     lanes, group = sizes.isa.lanes, sizes.isa.group
-    pre, mul = let(log2[0]), let(log2[1])
+    pre, mul, shift, bits = log2
     total = registers(1, lanes)[0]
     store(total, (0,), tirx.const(0, f"int32x{lanes}"))
     with T.serial(sizes.groups) as g:
         parts = []
         for i in range(group):
             below = load(scores, (g * group + i, 0), lanes) - load(top, (0,), lanes)
-            e = exponentials(rshift(sat16(rshift(below, pre)) * mul, log2[2]), log2[3])
+            e = exponentials(rshift(sat16(rshift(below, pre)) * mul, shift), bits)
             if sizes.groups * group > sizes.keys:
                 e = let(tirx.Select(g * group + i < sizes.keys, tirx.const(-1, "int32"), tirx.const(0, "int32")) & e)
             store(total, (0,), load(total, (0,), lanes) + e)
@@ -216,15 +250,31 @@ def reciprocal(total: Expr) -> tuple[Expr, Expr]:
     return bits, tirx.min(tirx.truncdiv(tirx.const(1 << 29, total.ty.dtype), scaled), 32767)
 
 
-def block_values(
-    weights: Buffer, values: Buffer, total: Buffer, line: Line, head: Expr, finish: Finish, sizes: Heads
-) -> None:
-    """`P.V` of a block of queries, divided by the sums, through the epilogue."""
-    isa, group, lanes = sizes.isa, sizes.isa.group, sizes.isa.lanes
-    bits, inverse = reciprocal(load(total, (0,), lanes))
-    shifts, inverses = registers(2, lanes)
+def row_means(total: Buffer, isa: Isa) -> Scaling:
+    """For query `t` of a block, what divides its `P.V` by its sum."""
+    bits, inverse = reciprocal(load(total, (0,), isa.lanes))
+    shifts, inverses = registers(2, isa.lanes)
     store(shifts, (0,), bits - 8)
     store(inverses, (0,), inverse)
+
+    def divide(t: Expr) -> Vectors:
+        shift, factor = let(load(shifts, (t,), 1)), let(load(inverses, (t,), 1))
+        return lambda sums: rshift(sat16(rshift(sums, shift)) * factor, 15)
+
+    return divide
+
+
+def block_values(
+    weights: Buffer,
+    values: Buffer,
+    scaling: Scaling | None,
+    line: Line,
+    head: Expr,
+    finish: Finish,
+    sizes: Heads,
+) -> None:
+    """`P.V` of a block of queries, scaled query by query, through the epilogue."""
+    isa, group, lanes = sizes.isa, sizes.isa.group, sizes.isa.lanes
     rows = min(lanes // 2, 8)
     vectors = -(-sizes.value_size // lanes)
     with T.serial(lanes // rows) as part:
@@ -235,10 +285,10 @@ def block_values(
             with T.serial(sizes.groups) as g:
                 columns = [load(values, (g, (v + i) * lanes * group), lanes * group) for i in range(width)]
                 add_products(sums, lambda r: load(weights, (g, (part * rows + r) * group), group), columns, isa)
-            for r, accumulators in enumerate(sums):
-                shift, factor = let(load(shifts, (part * rows + r,), 1)), let(load(inverses, (part * rows + r,), 1))
-                for accumulator in accumulators:
-                    mean = rshift(sat16(rshift(load(accumulator, (0,), lanes), shift)) * factor, 15)
-                    store(accumulator, (0,), mean)
+            if scaling is not None:
+                for r, accumulators in enumerate(sums):
+                    scaled = scaling(part * rows + r)
+                    for accumulator in accumulators:
+                        store(accumulator, (0,), scaled(load(accumulator, (0,), lanes)))
             first = let(head * sizes.value_size + v * lanes)
             finish.part(sums, lines, first, min(width * lanes, sizes.value_size - v * lanes))

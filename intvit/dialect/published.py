@@ -1,8 +1,8 @@
 """The forms of I-ViT as published (arXiv:2207.01405 and its code), to reproduce the paper; each has known defects.
 
-`shiftmax_published`, `shiftgelu_published` and `ilayernorm_published` follow the released code with the constants of
-its integer kernels. What is defective in them is in NUMERICS' table and shown by tests/dialect/test_published.py;
-`--preset paper` is the only user. Where the code divides floats and floors, the same floor is taken of integers.
+`attention_published`, `gelu_published` and `layernorm_published` follow the released code with the constants of
+its integer kernels. What is defective in them is shown by tests/dialect/test_published.py; `--preset paper` is the only
+user. Where the code divides floats and floors, the same floor is taken of integers.
 
 The exponential of a score `d <= 0` with `x0 = floor(-1/S)` and `n` bits (paper, eq. 5 to 9):
 
@@ -10,8 +10,8 @@ The exponential of a score `d <= 0` with `x0 = floor(-1/S)` and `n` bits (paper,
     q = p // x0,  r = p - q x0
     exp = ((r - 2 x0) << (n - q)) >> 1         2^r as 1 + r/2
 
-64-bit integers: only in `ilayernorm_published`, whose sum of squares and product leave 32 bits for ordinary rows (in
-the released simulation they are floats). This is the one place of the dialect that needs them.
+64-bit integers: only in `layernorm_published`, whose sum of squares leaves 32 bits for ordinary rows (in the released
+simulation it is a float). This is the one place of the dialect that needs them.
 """
 
 import torch
@@ -30,7 +30,8 @@ SQRT_START = 1 << 16
 SQRT_STEPS = 10
 LARGEST = (1 << 31) - 1
 UNIT = 1 << 30
-"""Bound of `layernorm_published` without its bias: Newton's steps stay above the root, and that above `|x - mean|`."""
+"""Bound of `layernorm_published` without its bias: Newton's steps stay at or above the integer root of the sum of
+squares, which is at least `|x - mean|`, so that the product of that and `LARGEST // root` is within `LARGEST`."""
 
 
 def shift_exponential(d: Tensor, x0: int, bits: int) -> Tensor:
@@ -131,9 +132,7 @@ def shiftmax_published(scores: Tensor, x0: int) -> Tensor:
     return (e * factor) >> 16
 
 
-def _shiftgelu_check(
-    x: Tensor, x0: int, multiplier: Tensor, pre_shift: Tensor, shift: int
-) -> Tensor:
+def _shiftgelu_check(x: Tensor, x0: int, multiplier: Tensor, pre_shift: Tensor, shift: int) -> Tensor:
     require_dtype("x", x, torch.int8)
     check_dyadic(x.shape[-1], multiplier, pre_shift, shift)
     require(x0 < 0, f"x0 = floor(-1/(1.702 S)) must be negative, not {x0}")
@@ -162,6 +161,12 @@ def sigmoid_published(x: Tensor, x0: int) -> Tensor:
     return (e * (LARGEST // total)) >> 24
 
 
+def sigmoid_table(x0: int) -> Tensor:
+    """`sigmoid_published`, int8 `[128, 256]`: a column per int8 value, in rows whose maximum is 0 (or less), 1, ..."""
+    values, peaks = torch.arange(-128, 128, dtype=torch.int32), torch.arange(128, dtype=torch.int32)
+    return sigmoid_published(torch.minimum(values, peaks[:, None]), x0).to(torch.int8)
+
+
 def _ilayernorm_check(x: Tensor, bias: Tensor) -> Tensor:
     require_dtype("x", x, torch.int16)
     require_channels(x.shape[-1], bias=bias)
@@ -172,11 +177,12 @@ def _ilayernorm_ranges(x: Operand, bias: Tensor) -> Ranges:
     channels = x.shape[-1]
     centred = x - x
     squares = Range(0, centred.magnitude**2 * channels)
+    product = Range(-LARGEST, LARGEST)
     unit = Range(-UNIT, UNIT)
     total = unit + Range(int(bias.min()), int(bias.max()))
     return Ranges(
         total.clamp(*INT32),
-        {"sum": x * channels * 2, "squares": squares, "product": centred * LARGEST, "result before saturation": total},
+        {"sum": x * channels * 2, "squares": squares, "product": product, "result before saturation": total},
         bits=64,
     )
 

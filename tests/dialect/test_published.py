@@ -1,4 +1,4 @@
-"""The forms as published reproduce the defects of NUMERICS' table, and ours do not have them: each test shows both."""
+"""The forms as published have the defects that are known of them, and ours do not: each test shows both."""
 
 import math
 
