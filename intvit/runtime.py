@@ -1,7 +1,7 @@
 """Runs a compiled module with TVM's runtime library alone: no torch, no compiler, not even the Python package `tvm`.
 
-The shared library holds the kernels, the weights and the metadata. TVM's virtual machine is not thread-safe, so every thread that
-calls a model gets a machine of its own; all share the code and the weights.
+The shared library holds the kernels, the weights and the metadata. TVM's virtual machine is not thread-safe, so every
+thread that calls a model gets a machine of its own; all share the code and the weights.
 """
 
 import ctypes
