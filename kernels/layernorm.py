@@ -1,21 +1,19 @@
 """Integer LayerNorm of int16 rows (`intvit.dialect.layernorm` defines every bit and the bounds that make it fit int32).
 
-    d    = C x - sum x
-    k    = max(bits(max |d|) - 14, min_shift)              a left shift where negative
-    d14  = d >> k
-    V    = max(1, sum (d14 >> down)^2 + (eps >> 2 (k - min_shift)))
-    j    = (30 - bits(V)) >> 1,  R = isqrt(V 4^j),  F = min(2^29 / R, 2^15 - 1)
-    n    = sat16((d14 F) >> (14 + down - j))
+    m    = (sum x + C/2) / C,  r = sum x - C m
+    V    = sum x^2 - C m^2 - 2 m r - r^2 / C + eps 4^min_shift        ~ v 4^q
+    g    = 2^(29 + p) / sqrt(V),  F = g << max(1 - p, 0),  s = max(14 + p, 15)
+    t    = (x - m) F - r F / C
+    n    = sat16(t >> s)                                              (finer for int16 results)
     y    = clamp((n mul[c] + bias[c]) >> shift)
 
-All shifts of data round. A task is a block of rows, at most one vector of them: each row is read twice for its sum,
-extremes and squares; then the roots and divisions of all rows of the block are lane by lane; then each row is read
-again and written. `max |d|` needs no pass of its own: `d` grows with `x`, so the row's extremes give it.
+All shifts of `n` and `y` round. A task is a block of rows, at most one vector of them: each row is read once for its
+sum and squares; then the means, roots and divisions of all rows of the block are lane by lane; then each row is read
+again and written. The squares need no mean: `sum x^2` is exact, as sums of the upper and lower halves of the products
+that the dot product's step adds up (two of them: at most 2^31, so the halves are split without a sign).
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
@@ -31,7 +29,6 @@ from intvit.kernels.arith import (
     load32,
     lshift,
     rshift,
-    sat16,
     store,
     widen,
 )
@@ -40,6 +37,9 @@ from intvit.kernels.isa import Isa
 from intvit.kernels.tile import across, even_blocks
 
 LIMITS = {"int8": (-128, 127), "int16": (-32768, 32767)}
+FRACTION = {"int8": 15, "int16": 29}
+FINE = 14
+HALF = 15
 INT32 = "int32"
 
 
@@ -57,7 +57,7 @@ def layernorm(
     """Inputs: x int16 [rows, channels], mul int16 [channels], bias int32 [channels]; output `dtype`, like x."""
     rows = symbol("rows")
     block = even_blocks(tokens, isa.lanes)
-    down = max(0, ((channels - 1).bit_length() - 1) // 2)
+    fraction = FRACTION[dtype]
 
     def body(x: Buffer, mul: Buffer, bias: Buffer, y: Buffer) -> None:
         with T.parallel((rows + (block - 1)) // block) as task:
@@ -65,26 +65,23 @@ def layernorm(
             def line(r: Expr) -> Expr:
                 return let(tirx.min(task * block + r, rows - 1))
 
-            sums, rights, variances = registers(3, isa.lanes)
+            sums = registers(3, isa.lanes)
+            with T.serial(block) as r:
+                for into, value in zip(sums, row_sums(x, line(r), channels, isa), strict=True):
+                    store(into, (r,), value)
+            unit = registers(4, isa.lanes)
+            total, high, low = (load(b, (0,), isa.lanes) for b in sums)
+            for into, value in zip(unit, scaling(total, high, low, channels, eps, min_shift), strict=True):
+                store(into, (0,), value)
             with T.serial(block) as r:
                 at = line(r)
-                total, k = row_scale(x, at, channels, min_shift, isa)
-                squares = row_squares(x, at, channels, total, k, down, isa)
-                floor = tirx.const(eps, INT32) >> tirx.min(2 * (k - min_shift), 31)
-                store(sums, (r,), total)
-                store(rights, (r,), k)
-                store(variances, (r,), tirx.max(squares + floor, 1))
-            j, factor = reciprocal_root(load(variances, (0,), isa.lanes))
-            factors, shifts = registers(2, isa.lanes)
-            store(factors, (0,), factor)
-            store(shifts, (0,), 14 + down - j)
-            with T.serial(block) as r:
-                at = line(r)
-                total, k, f, s = (let(load(b, (r,), 1)) for b in (sums, rights, factors, shifts))
+                m, factor, offset, s = (let(load(b, (r,), 1)) for b in unit)
+                right = let(s + (14 - fraction))
 
                 def write(column: Expr, lanes: int) -> None:
-                    n = sat16(rshift(centred(x, at, column, channels, total, k, lanes) * f, s))
-                    value = n * load32(mul, (column,), lanes) + load(bias, (column,), lanes)
+                    t = (load32(x, (at, column), lanes) - m) * factor - offset
+                    n = clamp(((t >> right) + 1) >> 1, -(1 << fraction), (1 << fraction) - 1)
+                    value = scaled(n, load32(mul, (column,), lanes), fraction) + load(bias, (column,), lanes)
                     store(y, (at, column), clamp(rshift(value, shift), *LIMITS[dtype]))
 
                 across(channels, isa, write)
@@ -98,62 +95,105 @@ def layernorm(
     return function(name, tensors, body)
 
 
-def reduced(count: int, isa: Isa, operations: list[tuple[str, int]], value: Callable[[Expr, int], Expr]) -> list[Expr]:
-    """`value(column, lanes)` over all columns, reduced by each of `operations` (`add`, `smin`, `smax`; neutral)."""
-    combine = {"add": lambda a, b: a + b, "smin": tirx.min, "smax": tirx.max}
-    wide, single = registers(len(operations), isa.lanes), registers(len(operations), 1)
-    for (_, neutral), vector, scalar in zip(operations, wide, single, strict=True):
-        store(vector, (0,), tirx.const(neutral, f"int32x{isa.lanes}"))
-        store(scalar, (0,), tirx.const(neutral, INT32))
-
-    def visit(column: Expr, lanes: int) -> None:
-        x = let(value(column, lanes))
-        for (operation, _), vector, scalar in zip(operations, wide, single, strict=True):
-            into = scalar if lanes == 1 else vector
-            store(into, (0,), combine[operation](load(into, (0,), lanes), x))
-
-    across(count, isa, visit)
-    results = []
-    for (operation, _), vector, scalar in zip(operations, wide, single, strict=True):
-        folded = tirx.call_llvm_pure_intrin(INT32, f"llvm.vector.reduce.{operation}", load(vector, (0,), isa.lanes))
-        results.append(let(combine[operation](folded, load(scalar, (0,), 1))))
-    return results
+def scaled(n: Expr, mul: Expr, fraction: int) -> Expr:
+    """`n mul` in Q15; a finer `n` as two products of 16 bits."""
+    if fraction == 15:
+        return n * mul
+    n, mul = let(n), let(mul)
+    return (n >> FINE) * mul + rshift((n & ((1 << FINE) - 1)) * mul, FINE)
 
 
-def centred(x: Buffer, row: Expr, column: Expr, channels: int, total: Expr, k: Expr, lanes: int) -> Expr:
-    """`d14`: the distance from the mean, times `channels`, over `2^k`."""
-    d = load32(x, (row, column), lanes) * channels - total
-    return rshift(d << tirx.max(-k, 0), tirx.max(k, 0))
+def row_sums(x: Buffer, row: Expr, channels: int, isa: Isa) -> list[Expr]:
+    """`sum x`, and `sum x^2` as upper and lower halves, not normalized."""
+    isa = isa.wide
+    chunk = isa.lanes * isa.group
+    wide, single = registers(3, isa.lanes), registers(3, 1)
+    zero = tirx.const(0, f"int32x{isa.lanes}")
+    for vector, scalar in zip(wide, single, strict=True):
+        store(vector, (0,), zero)
+        store(scalar, (0,), tirx.const(0, INT32))
+    if channels >= chunk:
+        with T.serial(channels // chunk) as i:
+            a = let(load(x, (row, i * chunk), chunk))
+            add_square(wide, isa.dot(zero, a, a), isa.dot(load(wide[0], (0,), isa.lanes), a, tirx.const(1, a.ty.dtype)))
+    if channels % chunk:
+        with T.serial(channels % chunk) as i:
+            b = let(load32(x, (row, channels // chunk * chunk + i), 1))
+            add_square(single, b * b, load(single[0], (0,), 1) + b)
+    return [
+        let(tirx.call_llvm_pure_intrin(INT32, "llvm.vector.reduce.add", load(v, (0,), isa.lanes)) + load(s, (0,), 1))
+        for v, s in zip(wide, single, strict=True)
+    ]
 
 
-def row_scale(x: Buffer, row: Expr, channels: int, min_shift: int, isa: Isa) -> tuple[Expr, Expr]:
-    """Sum of a row, and the shift `k`."""
-    operations = [("add", 0), ("smin", 2**31 - 1), ("smax", -(2**31))]
-    total, low, high = reduced(channels, isa, operations, lambda column, lanes: load32(x, (row, column), lanes))
-    largest = let(tirx.max(high * channels - total, total - low * channels))
-    return total, let(tirx.max(bit_length(largest) - 14, min_shift))
+def add_square(sums: list[Buffer], square: Expr, total: Expr) -> None:
+    """The new sum, and the halves of a square (or of two, as a number without sign) onto theirs."""
+    lanes = lanes_of(square)
+    bits = let(tirx.reinterpret("uint32" if lanes == 1 else f"uint32x{lanes}", square))
+    store(sums[0], (0,), total)
+    store(sums[1], (0,), load(sums[1], (0,), lanes) + widen(bits >> HALF, INT32))
+    store(sums[2], (0,), load(sums[2], (0,), lanes) + widen(bits & ((1 << HALF) - 1), INT32))
 
 
-def row_squares(x: Buffer, row: Expr, channels: int, total: Expr, k: Expr, down: int, isa: Isa) -> Expr:
-    """Sum of `(d14 >> down)^2`."""
+def scaling(
+    total: Expr, high: Expr, low: Expr, channels: int, eps: int, min_shift: int
+) -> tuple[Expr, Expr, Expr, Expr]:
+    """`m`, `F`, `r F / C` and `s` of each lane's row."""
+    total = let(total)
+    m = let(tirx.truncdiv(total + ((channels << 15) + channels // 2), channels) - (1 << 15))
+    r = let(total - m * channels)
+    square, cross = let(m * m), let(2 * m * r)
+    lower = (1 << HALF) - 1
+    low = let(low - (square & lower) * channels - (cross & lower))
+    high = let(high - (square >> HALF) * channels - (cross >> HALF) + (low >> HALF))
+    v, q = floating_variance(kept(high), kept(low & lower), kept(r), channels, eps, min_shift)
+    g, p = (kept(value) for value in reciprocal_root(kept(v), kept(q)))
+    up = let(clamp(1 - p, 0, 16))
+    share = let(r * g)
+    whole = let(tirx.truncdiv(share + (channels << 15), channels) - (1 << 15))
+    part = tirx.truncdiv(lshift(share - whole * channels, up), channels)
+    return m, let(lshift(g, up)), let(lshift(whole, up) + part), let(tirx.max(14 + p, 15))
 
-    def square(column: Expr, lanes: int) -> Expr:
-        d = let(rshift(centred(x, row, column, channels, total, k, lanes), down))
-        return d * d
 
-    return reduced(channels, isa, [("add", 0)], square)[0]
+def floating_variance(high: Expr, low: Expr, r: Expr, channels: int, eps: int, min_shift: int) -> tuple[Expr, Expr]:
+    """`v` of at most 31 bits and `q` with `V ~ v 4^q`."""
+    bits = tirx.Select(high > 0, HALF + bit_length(high), bit_length(low))
+    q = let(tirx.max((bits - 29) >> 1, min_shift))
+    double = let(2 * q)
+    square = let(r * r)
+    whole = let(tirx.truncdiv(square, channels))
+    mean_square = (whole << 16) + tirx.truncdiv((square - whole * channels) << 16, channels)
+    floor = tirx.const(eps, q.ty.dtype) >> tirx.min(double - 2 * min_shift, 31)
+    v = power(high, HALF - double) + power(low, -double) - power(mean_square, -16 - double) + floor
+    return tirx.max(v, 1), q
 
 
-def reciprocal_root(v: Expr) -> tuple[Expr, Expr]:
-    """`j` and `F` of positive lanes, the root digit by digit (*Hacker's Delight* 11-1)."""
-    v = let(v)
+def kept(value: Expr) -> Expr:
+    """`value`, evaluated into memory: TVM's simplifier looks through `let`, and would grow with every use of a use."""
+    register = registers(1, lanes_of(value))[0]
+    store(register, (0,), value)
+    return let(load(register, (0,), lanes_of(value)))
+
+
+def power(x: Expr, exponent: Expr) -> Expr:
+    """`floor(x 2^exponent)` of non-negative lanes; `x = 0` where the exponent is over 30."""
+    exponent = let(exponent)
+    return lshift(x, clamp(exponent, 0, 30)) >> clamp(-exponent, 0, 31)
+
+
+def reciprocal_root(v: Expr, q: Expr) -> tuple[Expr, Expr]:
+    """`g` and `p` of positive lanes, the root digit by digit (*Hacker's Delight* 11-1), then to the nearest half."""
     j = let((30 - bit_length(v)) >> 1)
-    normal = let(lshift(v, 2 * tirx.max(j, 0)) >> (2 * tirx.max(-j, 0)))
+    left = let(clamp(j, 0, 15))
+    normal = let(lshift(lshift(v, left), left) >> (2 * tirx.max(-j, 0)))
     lanes = lanes_of(v)
-    root = registers(1, lanes)[0]
-    store(root, (0,), tirx.const(1 << 14, v.ty.dtype))
+    one = tirx.const(1, v.ty.dtype)
+    digits = registers(1, lanes)[0]
+    store(digits, (0,), one << 14)
     with T.serial(14) as i:
-        more = let(load(root, (0,), lanes) + (tirx.const(1 << 13, INT32) >> widen(i, INT32)))
-        store(root, (0,), tirx.Select(more * more <= normal, more, load(root, (0,), lanes)))
-    quotient = tirx.truncdiv(tirx.const(1 << 29, v.ty.dtype), load(root, (0,), lanes))
-    return j, let(tirx.min(quotient, 32767))
+        more = let(load(digits, (0,), lanes) + (tirx.const(1 << 13, INT32) >> widen(i, INT32)))
+        store(digits, (0,), tirx.Select(more * more <= normal, more, load(digits, (0,), lanes)))
+    root = let(load(digits, (0,), lanes))
+    rest = let(2 * (normal - root * root))
+    twice = let(2 * root + tirx.Select(rest >= root, one, one - 1) + tirx.Select(rest >= 3 * root, one, one - 1))
+    return tirx.min(tirx.truncdiv((one << 30) + (twice >> 1), twice), 32767), q - j

@@ -33,7 +33,7 @@ MAX_SHIFT = 30
 PUBLISHED_FRACTION = 30
 PUBLISHED_PRE_SHIFT = 24
 PUBLISHED_BIAS = (1 << 30) - (1 << PUBLISHED_PRE_SHIFT)
-"""Leaves room for the row, which is within 2^30, and for the half of the rounding shift; the published `β / γ` overflows."""
+"""Leaves room for the row (within 2^30) and for the half of the rounding shift; the published `β / γ` overflows."""
 SPAN = {"int8": 1 << 8, "int16": 1 << 15}
 
 
@@ -58,9 +58,7 @@ class LowerLayerNorm(LoweringPass):
         return graph.write(build(graph, graph.read(x, grid), float(grid.scale), gain, offset, eps, out), out)
 
 
-def _default(
-    graph: Lowering, q: fx.Node, scale: float, gain: Tensor, offset: Tensor, eps: float, out: Grid
-) -> fx.Node:
+def _default(graph: Lowering, q: fx.Node, scale: float, gain: Tensor, offset: Tensor, eps: float, out: Grid) -> fx.Node:
     channels = gain.numel()
     m = gain * math.sqrt(channels) / (out.scale * UNIT)
     c = (offset - out.offset) / out.scale
@@ -90,7 +88,9 @@ def fixed_point_shift(multiplier: Tensor, bias: Tensor) -> int:
         math.floor(math.log2(MAX_BIAS / max(float(bias.abs().max()), 1e-9))),
     )
     if room < 0:
-        raise IntvitError("a LayerNorm's weight or bias is too large for its calibrated range: check the calibration data")
+        raise IntvitError(
+            "a LayerNorm's weight or bias is too large for its calibrated range: check the calibration data"
+        )
     return min(room, MAX_SHIFT)
 
 

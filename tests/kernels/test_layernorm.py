@@ -41,6 +41,14 @@ def test_extreme_rows(machine, run, min_shift):
     check(machine, run, x, min_shift=min_shift, eps=0, dtype="int16")
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+@pytest.mark.parametrize("channels", [1536, 4096])
+def test_wide_rows_with_an_outlier(machine, run, channels, dtype):
+    x = np.where(np.arange(channels) % 2, 167, -167) + np.array([[0], [-32600], [32600]])
+    x[:, channels // 3] = 32767, 32767, -32768
+    check(machine, run, x.astype(np.int16), eps=1, min_shift=-15, dtype=dtype)
+
+
 @settings(max_examples=8, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 300), st.integers(1, 40), st.integers(-15, 16), st.integers(0, 2**31))
 def test_any_shape(machine, run, rows, channels, tokens, min_shift, seed):
