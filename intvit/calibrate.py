@@ -103,6 +103,8 @@ def _observe(
 class _Runner(fx.Interpreter):
     """Runs the float graph and shows every result to its observer."""
 
+    extra_traceback = False
+
     def __init__(self, module: fx.GraphModule, observers: dict[str, Observer], policy: Policy) -> None:
         super().__init__(module)
         self.observers, self.choice = observers, ObserverChoice(policy.observer)

@@ -39,6 +39,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         try:
             temporary = temporary_folder / path.name
             yield temporary
+            temporary.chmod(_usual_mode(temporary_folder))
             _flush(temporary)
             temporary.replace(path.resolve() if path.is_symlink() else path)
         except Exception as error:
@@ -48,6 +49,13 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary_folder, ignore_errors=True)
         _flush(folder, required=False)
+
+
+def _usual_mode(folder: Path) -> int:
+    """The permissions of a new file, by the umask: writers that make a temporary file of their own keep it private."""
+    probe = folder / ".intvit-mode"
+    probe.touch()
+    return probe.stat().st_mode
 
 
 def _flush(path: Path, required: bool = True) -> None:

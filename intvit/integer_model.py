@@ -21,7 +21,7 @@ class IntegerModel(Model):
     metadata: Metadata
 
     def integers(self, pixels: NDArray[np.uint8]) -> tuple[Array, ...]:
-        return tuple(output.numpy() for output in self.graph(torch.from_numpy(pixels)))
+        return tuple(output.numpy() for output in self.graph(torch.tensor(pixels)))
 
     def save(self, path: str | Path) -> None:
         """Writes `*.intvit`, whole or not at all."""

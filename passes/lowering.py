@@ -65,7 +65,9 @@ class Lowering:
         if grid not in self._grids:
             self._grids[grid] = (self.add_buffer("scale", grid.scale), self.add_buffer("offset", grid.offset))
         scale, offset = (self.graph.get_attr(name) for name in self._grids[grid])
-        return self.graph.call_function(target, (node, scale, offset, grid.dtype))
+        border = self.graph.call_function(target, (node, scale, offset, grid.dtype))
+        border.meta["path"] = node.meta.get("path", "")
+        return border
 
     # Building
 

@@ -94,9 +94,11 @@ class _Walk:
         args = fx.map_arg(node.args, self.values.__getitem__)
         kwargs = fx.map_arg(node.kwargs, self.values.__getitem__)
         flat = [leaf for leaf in torch.utils._pytree.tree_leaves((args, kwargs))]
-        if any(isinstance(leaf, Unknown) for leaf in flat) or name in IGNORED:
+        if name in IGNORED:
             return Unknown()
         try:
+            if any(isinstance(leaf, Unknown) for leaf in flat):
+                return _behind_unknown(node, name)
             return self._value(node, name, args, kwargs, flat)
         except NotCanonical as reason:
             self.unsupported.append(f"{self.builder.path or '(model)'}: {name}: {reason}")
@@ -134,6 +136,13 @@ class _Walk:
             except NotCanonical as reason:
                 self.unsupported.append(f"output {source}: {reason}")
         return outputs
+
+
+def _behind_unknown(node: fx.Node, name: str) -> Unknown:
+    """What follows an unsupported operation is not known, but that it has a rule of its own is."""
+    if name not in RULES and name not in IDENTITY | MOVEMENT | {"sym_size"} and node.target is not operator.getitem:
+        raise NotCanonical("no rule for this operation")
+    return Unknown()
 
 
 def _size(node: fx.Node, value: Any, dim: int) -> int:

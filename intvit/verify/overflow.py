@@ -76,13 +76,23 @@ def shapes_of(graph: IntGraph) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in fake_values(graph).items()}
 
 
+class _Checks(FakeTensorProp):
+    """Runs the checks of all operations; a rule that is broken is reported with its layer."""
+
+    extra_traceback = False
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            return super().run_node(n)
+        except (TypeError, RuntimeError) as error:
+            place, reason = n.meta.get("path") or n.name, str(error).splitlines()[0]
+            raise VerifyError(f"{place}: breaks a rule of the integer dialect: {reason}") from error
+
+
 def fake_values(graph: IntGraph, batch: int = 1) -> dict[str, torch.Tensor]:
     """Shape and dtype of every node, by the operations' own checks."""
     channels, height, width = graph.input_grid.shape
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         image = torch.empty(batch, height, width, channels, dtype=torch.uint8)
-    try:
-        FakeTensorProp(graph.module, mode).propagate_dont_convert_inputs(image)
-    except (TypeError, RuntimeError) as error:
-        raise VerifyError(f"the integer graph breaks a rule of its dialect: {str(error).splitlines()[0]}") from error
+    _Checks(graph.module, mode).propagate_dont_convert_inputs(image)
     return {n.name: n.meta["val"] for n in graph.module.graph.nodes if "val" in n.meta and n.op != "output"}

@@ -121,12 +121,11 @@ def test_a_corrupt_picture_is_named(intvit: Command, images: Path, integer_file:
     assert not path.exists()
 
 
-BEHIND = pytest.mark.xfail(strict=True, reason="the frontend does not look behind an unsupported operation yet")
 
 
 @pytest.mark.parametrize(
     "joined",
-    ["self.first(logits) + self.second(logits)", pytest.param("self.second(self.first(logits))", marks=BEHIND)],
+    ["self.first(logits) + self.second(logits)", "self.second(self.first(logits))"],
 )
 def test_every_unsupported_operation_is_listed(
     joined: str, intvit: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
