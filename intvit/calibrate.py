@@ -103,10 +103,9 @@ def _observe(
 class _Runner(fx.Interpreter):
     """Runs the float graph and shows every result to its observer."""
 
-    extra_traceback = False
-
     def __init__(self, module: fx.GraphModule, observers: dict[str, Observer], policy: Policy) -> None:
         super().__init__(module)
+        self.extra_traceback = False
         self.observers, self.choice = observers, ObserverChoice(policy.observer)
         self.observe_scores = policy.published
 

@@ -10,6 +10,7 @@ from intvit import targets
 from intvit.errors import IntvitError
 from intvit.integer_model import IntegerModel
 from intvit.kernels.isa import detect
+from intvit.linking import link, require_compiler, require_space
 from intvit.runtime import CompiledModel
 from intvit.to_relax import to_relax
 from intvit.verify.no_float import prove_no_float
@@ -46,14 +47,17 @@ def compile_model(model: IntegerModel, target: str = "auto", threads: int | None
         raise IntvitError(f"only an integer model can be compiled, not {type(model).__name__}: make one with quantize")
     prove_no_float(model.graph)
     prove_no_overflow(model.graph)
+    require_compiler()
+    require_space(sum(buffer.nbytes for buffer in model.graph.module.buffers()))
     name = targets.features(resolved)
     module = to_relax(model, detect(resolved), name)
     prove_no_float_module(module)
     executable = tvm.compile(module, target=resolved, relax_pipeline=PIPELINE)
-    with tempfile.TemporaryDirectory(prefix="intvit-") as folder:
-        path = Path(folder) / "model.so"
-        try:
-            executable.export_library(str(path))
-        except (RuntimeError, OSError) as error:
-            raise IntvitError(f"linking failed, is a C compiler installed? ({str(error).splitlines()[0]})") from error
-        return CompiledModel.from_bytes(path.read_bytes(), threads)
+    folder = tempfile.TemporaryDirectory(prefix="intvit-")
+    try:
+        path = Path(folder.name) / "model.so"
+        link(executable, path)
+        return CompiledModel(path, threads, folder)
+    except BaseException:
+        folder.cleanup()
+        raise

@@ -24,12 +24,13 @@ _DESTINATION_AT_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, e
 def write_atomically(path: str | Path) -> Iterator[Path]:
     """Give a temporary path with the name of `path` to write to; on success it becomes `path`."""
     path = Path(path)
-    folder = path.parent
+    target = Path(os.path.realpath(path))  # a link stays a link
+    folder = target.parent
     if not folder.is_dir():
         raise IntvitError(f"{path}: the folder {folder} does not exist; create it or choose another path")
-    if path.is_dir():
+    if target.is_dir():
         raise IntvitError(f"{path}: is a folder; give the path of a file")
-    if os.path.lexists(path) and not path.is_file() and not path.is_symlink():
+    if target.exists() and not target.is_file():
         raise IntvitError(f"{path}: is a device or pipe, not a file; give the path of a file")
     with _sigterm_as_exit():
         try:
@@ -39,9 +40,9 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         try:
             temporary = temporary_folder / path.name
             yield temporary
-            temporary.chmod(_usual_mode(temporary_folder))
+            temporary.chmod(_mode(target, temporary_folder))
             _flush(temporary)
-            temporary.replace(path.resolve() if path.is_symlink() else path)
+            temporary.replace(target)
         except Exception as error:
             if _is_about_writing(error, temporary_folder):
                 raise _explained(path, error) from error
@@ -51,8 +52,33 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         _flush(folder, required=False)
 
 
-def _usual_mode(folder: Path) -> int:
-    """The permissions of a new file, by the umask: writers that make a temporary file of their own keep it private."""
+def check_folder(path: Path) -> None:
+    """Files can be written to the folder `path`, which need not be there yet. Creates nothing; raises `IntvitError`."""
+    nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.lexists(folder))
+    if not nearest.is_dir():
+        raise IntvitError(f"{path}: {nearest.name} is a file; give a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise IntvitError(f"{path}: no permission to write in {nearest}; choose another path")
+
+
+def write_text(folder: Path, name: str, text: str) -> None:
+    """Writes a file into `folder`, which is made where it is not there. Raises `IntvitError`."""
+    check_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _explained(folder, error) from error
+    with write_atomically(folder / name) as temporary:
+        temporary.write_text(text)
+
+
+def _mode(path: Path, folder: Path) -> int:
+    """The permissions that `open(path, "w")` would leave: those of the file, or of a new one by the umask.
+
+    Some writers make a temporary file of their own and keep it private.
+    """
+    if path.is_file():
+        return path.stat().st_mode
     probe = folder / ".intvit-mode"
     probe.touch()
     return probe.stat().st_mode

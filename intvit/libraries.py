@@ -3,15 +3,11 @@
 PyPI's torchvision is built for CUDA. Beside a CPU torch its compiled extension does not load, and then its own import
 stops, because it attaches shapes to operators (`nms`, `qnms`) that nobody has defined. Their schemas are defined here
 in that case only: where the extension loads, it defines them, and a second definition would be an error.
-
-transformers imports `kernels`, a package of that name, wherever Python finds one. In a checkout of intvit whose root
-is on `sys.path` it finds ours, which is only to be imported as `intvit.kernels`; so that one is hidden from it.
 """
 
 import importlib
 import importlib.machinery
 import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -24,12 +20,7 @@ _kept: list[torch.library.Library] = []  # a library's definitions last as long 
 
 
 def prepare_imports() -> None:
-    """Make `import torchvision` and `import transformers` work here; call it before timm, too. Twice does nothing."""
-    _hide_own_kernels()
-    _define_torchvision_schemas()
-
-
-def _define_torchvision_schemas() -> None:
+    """Make `import torchvision` work here; call it before timm and transformers, too. Twice does nothing."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or _defined() or not spec.submodule_search_locations:
         return
@@ -59,16 +50,6 @@ def import_library(name: str) -> ModuleType:
         if error.name != name:
             raise IntvitError(f"{name} needs the package {error.name}: pip install {error.name}") from error
         raise IntvitError(f"{name} is not installed: pip install {name}, or pip install 'intvit[test]'") from None
-
-
-def _hide_own_kernels() -> None:
-    if "kernels" in sys.modules:
-        return
-    spec = importlib.util.find_spec("kernels")
-    if spec is not None and spec.origin is not None:
-        ours = Path(__file__).resolve().parent / "kernels" / "__init__.py"
-        if Path(spec.origin).resolve() == ours.resolve():
-            sys.modules["kernels"] = None  # type: ignore[assignment]  # Python's own mark for "not to be found"
 
 
 def _defined() -> bool:

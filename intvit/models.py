@@ -107,10 +107,17 @@ def _from_function(name: str, function: str, weights: str | Path | None, options
     if not isinstance(module, nn.Module):
         raise IntvitError(f"{name}: returned {type(module).__name__}; the function has to return a torch.nn.Module")
     _load_file(module, weights)
-    preprocessing, labels = getattr(module, "preprocessing", None), getattr(module, "labels", None)
-    if not isinstance(preprocessing, Preprocessing):
-        preprocessing = transforms.timm_preprocessing(module) if hasattr(module, "pretrained_cfg") else None
-    return ResolvedModel(name, module, preprocessing, list(labels) if isinstance(labels, (list, tuple)) else None)
+    labels = getattr(module, "labels", None)
+    names = list(labels) if isinstance(labels, (list, tuple)) else None
+    return ResolvedModel(name, module, preprocessing_of(module), names)
+
+
+def preprocessing_of(module: nn.Module) -> Preprocessing | None:
+    """What a module says of its own preprocessing: an attribute of that name, or timm's `pretrained_cfg`."""
+    own = getattr(module, "preprocessing", None)
+    if isinstance(own, Preprocessing):
+        return own
+    return transforms.timm_preprocessing(module) if hasattr(module, "pretrained_cfg") else None
 
 
 def _require_weights(name: str, weights: str | Path | None) -> None:

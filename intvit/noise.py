@@ -25,7 +25,11 @@ class Written:
 
 
 def layers(
-    source: FloatGraph, graph: IntGraph, written: Mapping[str, Written], input_grid: InputGrid, pixels: NDArray[np.uint8]
+    source: FloatGraph,
+    graph: IntGraph,
+    written: Mapping[str, Written],
+    input_grid: InputGrid,
+    pixels: NDArray[np.uint8],
 ) -> tuple[Layer, ...]:
     """One row per float operation, in the order of the integer graph.
 
@@ -65,13 +69,13 @@ def _results(module: fx.GraphModule, image: Tensor) -> dict[str, Tensor]:
     """The value of every node."""
 
     class Recorder(fx.Interpreter):
-        extra_traceback = False
-
         def run_node(self, n: fx.Node) -> Any:
             results[n.name] = super().run_node(n)
             return results[n.name]
 
     results: dict[str, Any] = {}
+    recorder = Recorder(module)
+    recorder.extra_traceback = False
     with torch.inference_mode():
-        Recorder(module).run(image)
+        recorder.run(image)
     return results

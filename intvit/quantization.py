@@ -14,12 +14,14 @@ from intvit._version import __version__
 from intvit.calibrate import PRESETS, calibrate
 from intvit.data import Batch, Source
 from intvit.errors import IntvitError
+from intvit.files import check_folder
 from intvit.frontend import capture
 from intvit.input_grid import InputGrid
 from intvit.integer_model import IntegerModel
 from intvit.metadata import Metadata
-from intvit.models import resolve
+from intvit.models import preprocessing_of, resolve
 from intvit.noise import layers
+from intvit.observers import ObserverChoice
 from intvit.passes.base import Pass
 from intvit.passes.hoist_selection import hoist_selection
 from intvit.passes.pipeline import PASSES, lower_with_layers
@@ -46,36 +48,43 @@ def quantize(
     preprocessing: Preprocessing | None = None,
     input_shape: tuple[int, int, int] | None = None,
     labels: Sequence[str] | None = None,
+    name: str | None = None,
     passes: Sequence[Pass] = PASSES,
     dump_ir: str | Path | None = None,
     progress: Callable[[str, int], None] = lambda stage, done: None,
 ) -> IntegerModel:
     """The integer-only form of a Vision Transformer, calibrated on `calib` images of `data`, without training.
 
-    `model`: a module, an exported program, or a name (`timm:deit_tiny_patch16_224`, see `intvit.models`) with `weights`.
+    `model`: a module, an exported program, or a name (`timm:deit_tiny_patch16_224`, see `intvit.models`) with
+    `weights`.
     `data`: a folder of images, float32 `[C, H, W]` or `[N, C, H, W]` arrays or tensors (one, an iterable, a
     DataLoader), `.npy`, `.npz`, or a callable that gives one of these. `preprocessing` overrides the model's own.
-    `observer`: `minmax`, `mse` or `percentile:FRACTION`. `progress` is told the stage and the number of images done.
+    `labels`: a name per class. `observer`: `minmax`, `mse` or `percentile:FRACTION`. `progress` is told the stage and
+    the number of images done.
 
-    Raises `IntvitError` for bad input, `UnsupportedOp` with every operation that has no integer form, `VerifyError` where a
-    layer could overflow.
+    Raises `IntvitError` for bad input, `UnsupportedOp` with every operation that has no integer form, `VerifyError`
+    where a layer could overflow.
     """
     if preset not in PRESETS:
         raise IntvitError(f"unknown preset {preset!r}: choose {' or '.join(PRESETS)}")
-    name = type(model).__name__
+    policy = PRESETS[preset] if observer is None else replace(PRESETS[preset], observer=observer)
+    ObserverChoice(policy.observer).make(1)  # refuses an unknown name before any work
+    if dump_ir is not None:
+        check_folder(Path(dump_ir))
     if isinstance(model, str):
         resolved = resolve(model, weights)
-        name, model = resolved.name, resolved.module
+        name, model = name or resolved.name, resolved.module
         preprocessing = preprocessing or resolved.preprocessing
         labels = labels or resolved.labels
     elif isinstance(model, nn.Module):
-        check_finite(model, name)
-    shape = input_shape or _shape_of(model, preprocessing, data)
+        check_finite(model, type(model).__name__)
+        preprocessing = preprocessing or preprocessing_of(model)
     progress("capture", 0)
-    source = hoist_selection(capture(model, shape))
+    source = hoist_selection(capture(model, input_shape or _shape_of(preprocessing, data)))
+    if labels is not None:
+        _check_labels(labels, source.output_shapes)
     images = Source(data, preprocessing, shape=source.input_shape)
     grid, stream = _input_grid(images, preprocessing, source.input_shape, calib, batch)
-    policy = PRESETS[preset] if observer is None else replace(PRESETS[preset], observer=observer)
     kept: list[NDArray[np.uint8]] = []
 
     def pixels() -> Iterator[NDArray[np.uint8]]:
@@ -90,7 +99,7 @@ def quantize(
     graph, written = lower_with_layers(calibrated, passes, None if dump_ir is None else Path(dump_ir))
     prove_no_overflow(graph)
     metadata = Metadata(
-        name=name,
+        name=name or type(model).__name__,
         preset=preset,
         version=__version__,
         input_grid=grid,
@@ -103,16 +112,25 @@ def quantize(
     return IntegerModel(graph, metadata)
 
 
-def _shape_of(model: Any, preprocessing: Preprocessing | None, data: Any) -> tuple[int, int, int]:
-    """`[channels, height, width]`: what the preprocessing makes, else of the arrays that are given."""
+def _shape_of(preprocessing: Preprocessing | None, data: Any) -> tuple[int, int, int]:
+    """`[channels, height, width]`: that of the preprocessing, else of the first array where data can be read twice."""
     if preprocessing is not None:
         return (preprocessing.channels, *preprocessing.size)
-    shape = getattr(data, "shape", None)
-    if shape is not None and len(shape) in (3, 4):
-        return tuple(int(s) for s in shape[-3:])  # type: ignore[return-value]
-    if isinstance(data, list | tuple) and data and getattr(data[0], "shape", None) is not None:
-        return tuple(int(s) for s in data[0].shape[-3:])  # type: ignore[return-value]
-    return DEFAULT_SHAPE
+    source = Source(data)
+    if not source.repeatable:
+        return DEFAULT_SHAPE
+    first = next(source.items()).values
+    if first.dtype == np.uint8:
+        raise IntvitError(f"{source.name}: raw uint8 images need a preprocessing (size, mean, std); or give float32")
+    channels, height, width = first.shape
+    return channels, height, width
+
+
+def _check_labels(labels: Sequence[str], outputs: tuple[tuple[int, ...], ...]) -> None:
+    """There is a name for every class."""
+    if len(outputs[0]) != 1 or len(labels) != outputs[0][0]:
+        has = f"{outputs[0][0]} classes" if len(outputs[0]) == 1 else f"an output of {list(outputs[0])}, not classes"
+        raise IntvitError(f"{len(labels)} class names, but the model has {has}: give one name per class, or none")
 
 
 def _input_grid(

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm_ffi
 from numpy.typing import NDArray
 
 from intvit.errors import IntvitError
+from intvit.ffi import tvm_ffi
 from intvit.files import write_atomically
 from intvit.metadata import Metadata
 from intvit.model import Array, Model
@@ -35,13 +35,17 @@ class CompiledModel(Model):
     `threads` is the number of cores that one call uses.
     """
 
-    def __init__(self, library: Path, threads: int | None = None) -> None:
+    def __init__(
+        self, library: Path, threads: int | None = None, folder: tempfile.TemporaryDirectory[str] | None = None
+    ) -> None:
+        """Runs `library`; `folder`, where it lies, is removed with this object."""
         cores = _cores()
         self.threads = len(cores) if threads is None else threads
         if not 1 <= self.threads <= len(cores):
             raise IntvitError(f"threads must be 1 to {len(cores)} (the cores of this process), not {threads}")
         _load_runtime()
         self.path = library
+        self._folder = folder
         self._module = _opened(library)
         self._machines = threading.local()
         described = json.loads(str(self._machine()["metadata"]()))
@@ -53,16 +57,6 @@ class CompiledModel(Model):
     def load(cls, path: str | Path, threads: int | None = None) -> "CompiledModel":
         """Reads a `*.so`; raises `IntvitError` for a missing, damaged or foreign file."""
         return cls(Path(path), threads)
-
-    @classmethod
-    def from_bytes(cls, content: bytes, threads: int | None = None) -> "CompiledModel":
-        """A module from the content of its file, kept in a file of its own while it is in use."""
-        folder = tempfile.TemporaryDirectory(prefix="intvit-")
-        path = Path(folder.name) / "model.so"
-        path.write_bytes(content)
-        model = cls(path, threads)
-        model._folder = folder
-        return model
 
     def save(self, path: str | Path) -> None:
         """Writes `*.so`, whole or not at all."""

@@ -30,7 +30,7 @@ class FloatGraph:
     """An fx graph of `intvit.floatops` only: `[batch, *input_shape]` to outputs `[batch, *output_shapes[i]]`."""
 
     module: fx.GraphModule
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int, int, int]
     output_shapes: tuple[tuple[int, ...], ...]
 
     @classmethod
@@ -38,7 +38,7 @@ class FloatGraph:
         cls,
         root: torch.nn.Module,
         graph: fx.Graph,
-        input_shape: tuple[int, ...],
+        input_shape: tuple[int, int, int],
         output_shapes: tuple[tuple[int, ...], ...],
     ) -> "FloatGraph":
         module = fx.GraphModule(root, graph)

@@ -11,6 +11,7 @@ from torch import fx
 from intvit import floatops
 from intvit.dialect import operation_of
 from intvit.errors import UnsupportedOp
+from intvit.files import write_text
 from intvit.noise import Written
 from intvit.passes.base import Pass
 from intvit.passes.fold_boundaries import FoldBoundaries
@@ -58,9 +59,8 @@ def lower_with_layers(
         result = step.apply(graph)
         reasons.update({skip.node: skip.reason for skip in result.skips})
         if dump_ir is not None:
-            dump_ir.mkdir(parents=True, exist_ok=True)
             title = f"# after {step.name}: {result.rewritten} sites, {len(result.skips)} skipped\n"
-            (dump_ir / f"{i:02d}-{step.name}.txt").write_text(title + printed(graph.graph) + "\n")
+            write_text(dump_ir, f"{i:02d}-{step.name}.txt", title + printed(graph.graph) + "\n")
     left = [node for node in graph.graph.nodes if node.op == "call_function" and operation_of(node.target) is None]
     if left:
         raise UnsupportedOp(

@@ -72,7 +72,7 @@ def test_only_an_integer_model_is_compiled() -> None:
 
 
 def test_an_unknown_target_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(IntvitError, match="unknown target 'x86-64-v5'.*did you mean x86-64"):
+    with pytest.raises(IntvitError, match=r"unknown target 'x86-64-v5'.*did you mean x86-64"):
         intvit.compile(tiny.integer_model(), "x86-64-v5")
 
 

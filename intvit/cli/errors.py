@@ -2,6 +2,11 @@
 
 import errno
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import typer
@@ -24,9 +29,10 @@ class Commands(TyperGroup):
     """The group of commands, with intvit's exit codes."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; `IntvitError`, a full disk and Ctrl-C end it without a traceback."""
+        """Run a command; `IntvitError`, a full disk, Ctrl-C and SIGTERM end it without a traceback."""
         try:
-            return super().invoke(ctx)
+            with _terminated_as_interrupted():
+                return super().invoke(ctx)
         except IntvitError as error:
             raise _ended(f"error: {error}", error.exit_code) from error
         except OSError as error:
@@ -37,6 +43,23 @@ class Commands(TyperGroup):
             raise _ended(f"error: {where}{reason}; {_ADVICE[error.errno]}", IntvitError.exit_code) from error
         except KeyboardInterrupt as error:
             raise _ended("interrupted", INTERRUPTED) from error
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, so that temporary files are removed."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _ended(message: str, code: int) -> typer.Exit:

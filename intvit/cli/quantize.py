@@ -1,6 +1,5 @@
 """`intvit quantize`: a float model and calibration images to m.intvit."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +9,8 @@ from intvit.cli import settings
 from intvit.cli.options import Batch, Json, Weights, check_data, check_output, names_in
 from intvit.cli.report import Report, stages
 from intvit.data import Source
-from intvit.errors import IntvitError
 from intvit.evaluation import evaluate
+from intvit.files import check_folder
 from intvit.images import labels_for, read_labels
 
 _OWN = "by default the model's own"
@@ -62,8 +61,8 @@ def quantize_command(
     if known is not None and files is not None:
         labels_for(names_in(data, files[:calib]), known, str(labels))
     names = None if class_names is None else settings.class_names(class_names)
-    if dump_ir is not None and dump_ir.exists() and not dump_ir.is_dir():
-        raise IntvitError(f"{dump_ir}: is a file; --dump-ir writes several, give a folder")
+    if dump_ir is not None:
+        check_folder(dump_ir)
     changes = {
         "size": settings.size(size),
         "resize": settings.side("--resize", resize),
@@ -74,14 +73,10 @@ def quantize_command(
     }
     with stages() as progress:
         progress("load")
-        from intvit.integer_model import IntegerModel
         from intvit.models import resolve
-        from intvit.observers import ObserverChoice
         from intvit.quantization import quantize
 
         chosen = settings.chosen_passes(passes)
-        if observer is not None:
-            ObserverChoice(observer).make(1)
         resolved = resolve(model, weights)
         preprocessing = settings.overridden(resolved.preprocessing, model, changes, pictures=files is not None)
         for line in (*resolved.notes, f"preprocessing: {settings.described(preprocessing)}"):
@@ -95,15 +90,12 @@ def quantize_command(
             calib=calib,
             batch=batch,
             preprocessing=preprocessing,
-            input_shape=settings.array_shape(data) if files is None and preprocessing is None else None,
             labels=names or resolved.labels,
+            name=resolved.name,
             passes=chosen,
             dump_ir=dump_ir,
             progress=lambda stage, done: progress(stage, done, total if stage == "calibrate" else None),
         )
-        if names is not None:
-            settings.check_class_names(names, quantized.metadata.output_shapes[0], str(class_names))
-        quantized = IntegerModel(quantized.graph, replace(quantized.metadata, name=resolved.name))
         accuracy = None
         if known is not None:
             source = Source(data, preprocessing, shape=quantized.metadata.input_grid.shape)

@@ -2,13 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from intvit.arrays import array_items
 from intvit.errors import IntvitError
 from intvit.preprocess import Preprocessing
 
@@ -33,17 +29,6 @@ def overridden(own: Preprocessing | None, model: str, changes: dict[str, Any], p
             f"{model}: its preprocessing is not known; give --size, and --resize, --mean, --std as trained"
         )
     return None
-
-
-def array_shape(data: Path) -> tuple[int, int, int]:
-    """`[channels, height, width]` of the float32 images in an array file."""
-    item = next(array_items(data, 0, 1), None)
-    if item is None or item.dtype == np.uint8:
-        raise IntvitError(
-            f"{data}: holds {'no' if item is None else 'raw uint8'} images; without --size, give float32 ones"
-        )
-    channels, height, width = item.shape
-    return channels, height, width
 
 
 def side(option: str, text: str | None) -> int | tuple[int, int] | None:
@@ -94,13 +79,6 @@ def class_names(path: Path) -> list[str]:
     if not lines:
         raise IntvitError(f"{path}: is empty; write one class name per line")
     return [_WORDNET.sub("", line.strip(), count=1) for line in lines]
-
-
-def check_class_names(names: Sequence[str], outputs: tuple[int, ...], source: str) -> None:
-    """There is a name for every class."""
-    if len(outputs) != 1 or len(names) != outputs[0]:
-        has = f"{outputs[0]} classes" if len(outputs) == 1 else f"an output of {list(outputs)}, not classes"
-        raise IntvitError(f"{source}: {len(names)} class names, but the model has {has}; mend or leave out the file")
 
 
 def chosen_passes(names: str | None) -> "tuple[Pass, ...]":

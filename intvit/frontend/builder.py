@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from intvit import floatops
 from intvit.frontend.values import PROBE, NotCanonical, View, constant_along, split_index, whole
+from intvit.nodes import arguments
 
 
 class Builder:
@@ -40,15 +41,13 @@ class Builder:
 
     def scaled(self, x: View, factor: Tensor, offset: Tensor) -> View:
         """`factor · x + offset` per channel of the base, folded into the linears that made it."""
-        if x.base.target is floatops.add and all(arm.op == "call_function" for arm in x.base.args):
-            first, second = (replace(x, base=arm) for arm in x.base.args)
+        if x.base.target is floatops.add and all(arm.op == "call_function" for arm in arguments(x.base)):
+            first, second = (replace(x, base=arm) for arm in arguments(x.base))
             arms = self.scaled(first, factor, offset), self.scaled(second, factor, torch.zeros_like(offset))
-            return replace(
-                x, base=self.emit(floatops.add, tuple(arm.base for arm in arms), x.tokens, x.channels).base
-            )
+            return replace(x, base=self.emit(floatops.add, tuple(arm.base for arm in arms), x.tokens, x.channels).base)
         if x.base.target is not floatops.linear:
             raise NotCanonical("a per-channel factor can only be folded into the linear or convolution before it")
-        source, weight, bias = x.base.args
+        source, weight, bias = arguments(x.base)
         channel = factor.double()
         args = (
             source,
@@ -70,7 +69,7 @@ class Builder:
             return replace(whole(x.base, x.tokens, x.channels), factor=x.factor)
         if x.base.target is not floatops.linear:
             raise NotCanonical("channels can only be selected or reordered right behind a linear")
-        source, weight, bias = x.base.args
+        source, weight, bias = arguments(x.base)
         args = (
             source,
             self.constant(self._constants[weight][channels]),
@@ -107,7 +106,7 @@ class Builder:
         return base, place
 
     def cut(self, x: View) -> View:
-        """The canonical node that holds just the elements of `x`, in its order, as a token tensor `[B, tokens, last]`."""
+        """The canonical node that holds just the elements of `x`, in its order: `[B, tokens, last]`."""
         base, place = self.rows(x)
         if not torch.equal(place.flatten(), torch.arange(place.numel())):
             raise NotCanonical("tokens are reordered")

@@ -23,6 +23,7 @@ from intvit.errors import IntvitError, UnsupportedOp
 from intvit.frontend.builder import Builder
 from intvit.frontend.rules import RULES, image_view
 from intvit.frontend.values import PROBE, Constant, NotCanonical, Unknown, Value, View
+from intvit.nodes import arguments
 from intvit.stages import FloatGraph
 
 IDENTITY = {"dropout", "dropout_", "to", "_to_copy", "detach", "detach_", "alias", "lift_fresh_copy", "clone",
@@ -30,6 +31,8 @@ IDENTITY = {"dropout", "dropout_", "to", "_to_copy", "detach", "detach_", "alias
 MOVEMENT = {"view", "reshape", "_unsafe_view", "permute", "transpose", "t", "flatten", "unflatten", "squeeze",
             "unsqueeze", "select", "slice", "unbind", "split", "split_with_sizes", "chunk", "narrow", "expand",
             "expand_as", "movedim", "moveaxis", "swapaxes", "swapdims", "mT", "flip", "roll"}  # fmt: skip
+WRAPPED = {"wrap_with_set_grad_enabled", "wrap_with_autocast"}
+"""Parts of a model under `torch.no_grad()` or `torch.autocast()`: graphs of their own in the exported program."""
 IGNORED = {"_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "sym_constrain_range_for_size"}
 
 
@@ -47,20 +50,17 @@ class _Walk:
         self.builder = Builder()
         self.values: dict[fx.Node, Any] = {}
         self.unsupported: list[str] = []
-        self.input_shape: tuple[int, ...] = ()
+        self.input_shape: tuple[int, int, int] = (0, 0, 0)
 
     def run(self) -> FloatGraph:
         self._inputs()
-        outputs: list[Any] = []
-        for node in self.program.graph.nodes:
-            if node.op == "call_function":
-                self.values[node] = self._call(node)
-            elif node.op == "output":
-                outputs = self._outputs(node)
+        outputs = self._outputs(self._walk(self.program.graph_module))
         if self.unsupported:
             raise UnsupportedOp(
                 f"{len(self.unsupported)} operations have no integer form:\n  " + "\n  ".join(self.unsupported)
             )
+        if not outputs:
+            raise IntvitError("the model returns no tensor: it must return its logits or features")
         self.builder.graph.output(tuple(view.base for view, _ in outputs))
         self.builder.graph.eliminate_dead_code()
         return FloatGraph.of(
@@ -77,15 +77,32 @@ class _Walk:
                 images.append(node)
             else:
                 self.values[node] = Constant(state[spec.target].detach())
-        for node in self.program.graph.find_nodes(op="get_attr"):
-            self.values[node] = Constant(getattr(self.program.graph_module, node.target).detach())
         used = [node for node in images if node.users and "val" in node.meta]
         if len(used) != 1 or used[0].meta["val"].ndim != 4:
             found = ", ".join(f"{node.name} {list(getattr(node.meta.get('val'), 'shape', []))}" for node in used)
-            raise IntvitError(f"the model must take one image tensor [batch, channels, height, width]; it takes {found}")
-        shape = used[0].meta["val"].shape
-        self.input_shape = tuple(int(size) for size in shape[1:])
+            raise IntvitError(
+                f"the model must take one image tensor [batch, channels, height, width]; it takes {found}"
+            )
+        channels, height, width = (int(size) for size in used[0].meta["val"].shape[1:])
+        self.input_shape = (channels, height, width)
         self.values[used[0]] = image_view(self.builder.graph.placeholder("image"), *self.input_shape)
+
+    def _walk(self, module: fx.GraphModule) -> fx.Node:
+        """Gives every node of a graph its value; the output node."""
+        for node in module.graph.nodes:
+            if node.op == "get_attr":
+                found = getattr(module, str(node.target))
+                self.values[node] = Constant(found.detach()) if isinstance(found, torch.Tensor) else found
+            elif node.op == "call_function":
+                self.values[node] = self._call(node)
+        return module.graph.output_node()
+
+    def _inlined(self, args: Any) -> Any:
+        """The results of a graph among `args`, for the arguments behind it."""
+        at = next(i for i, argument in enumerate(args) if isinstance(argument, fx.GraphModule))
+        inputs = args[at].graph.find_nodes(op="placeholder")
+        self.values.update(zip(inputs, args[at + 1 :], strict=True))
+        return fx.map_arg(arguments(self._walk(args[at]))[0], self.values.__getitem__)
 
     def _call(self, node: fx.Node) -> Any:
         name = _name(node)
@@ -96,6 +113,8 @@ class _Walk:
         flat = [leaf for leaf in torch.utils._pytree.tree_leaves((args, kwargs))]
         if name in IGNORED:
             return Unknown()
+        if name in WRAPPED:
+            return self._inlined(args)
         try:
             if any(isinstance(leaf, Unknown) for leaf in flat):
                 return _behind_unknown(node, name)
@@ -112,6 +131,8 @@ class _Walk:
         if not any(isinstance(leaf, Value) and not isinstance(leaf, Constant) for leaf in flat):
             return _evaluated(node.target, args, kwargs)
         if name in IDENTITY:
+            if not node.meta["val"].dtype.is_floating_point:
+                raise NotCanonical(f"a cast to {node.meta['val'].dtype}")
             return args[0]
         if name in MOVEMENT and isinstance(args[0], View):
             move = torch.reshape if name in ("view", "_unsafe_view") else node.target
@@ -125,7 +146,7 @@ class _Walk:
 
     def _outputs(self, node: fx.Node) -> list[tuple[View, tuple[int, ...]]]:
         outputs = []
-        for source in node.args[0]:  # type: ignore[union-attr]
+        for source in arguments(node)[0]:
             value = self.values[source] if isinstance(source, fx.Node) else source
             if value is None or isinstance(value, Unknown):
                 continue
@@ -149,7 +170,7 @@ def _size(node: fx.Node, value: Any, dim: int) -> int:
     """A size that depends on the batch, at batch `PROBE`."""
     if isinstance(value, View):
         return value.index.shape[dim]
-    return PROBE if dim == 0 else int(node.args[0].meta["val"].shape[dim])  # type: ignore[union-attr]
+    return PROBE if dim == 0 else int(arguments(node)[0].meta["val"].shape[dim])
 
 
 def _name(node: fx.Node) -> str:

@@ -138,7 +138,7 @@ def _in_base(x: View, constant: Tensor) -> Tensor:
     """A constant that meets `x`, as it lies over the base of `x`: `[tokens, channels]`."""
     if not x.is_whole():
         raise NotCanonical("a constant meets a part of a tensor only")
-    if torch.broadcast_shapes(constant.shape, x.index.shape) != x.index.shape:
+    if (constant + x.index).shape != x.index.shape:
         raise NotCanonical("a constant with more elements than the tensor that it meets is not supported")
     over = constant.to(torch.float32).expand(x.index.shape)
     spread = torch.empty(x.index.numel())
@@ -153,7 +153,7 @@ def _in_base(x: View, constant: Tensor) -> Tensor:
 def add(b: Builder, x: Value, y: Value, alpha: float = 1) -> Value:
     if alpha != 1:
         raise NotCanonical("an addition with alpha is not supported")
-    if isinstance(x, Constant) or isinstance(x, int | float):
+    if isinstance(x, Constant | int | float):
         x, y = y, x
     if isinstance(x, Scores):
         return _biased(x, as_tensor(y))

@@ -79,8 +79,6 @@ def shapes_of(graph: IntGraph) -> dict[str, tuple[int, ...]]:
 class _Checks(FakeTensorProp):
     """Runs the checks of all operations; a rule that is broken is reported with its layer."""
 
-    extra_traceback = False
-
     def run_node(self, n: fx.Node) -> Any:
         try:
             return super().run_node(n)
@@ -94,5 +92,7 @@ def fake_values(graph: IntGraph, batch: int = 1) -> dict[str, torch.Tensor]:
     channels, height, width = graph.input_grid.shape
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         image = torch.empty(batch, height, width, channels, dtype=torch.uint8)
-    _Checks(graph.module, mode).propagate_dont_convert_inputs(image)
+    checks = _Checks(graph.module, mode)
+    checks.extra_traceback = False
+    checks.propagate_dont_convert_inputs(image)
     return {n.name: n.meta["val"] for n in graph.module.graph.nodes if "val" in n.meta and n.op != "output"}

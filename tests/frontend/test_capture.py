@@ -173,6 +173,10 @@ def masked(x: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, q, q, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
+def chosen(x: Tensor) -> Tensor:
+    return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x + 2, (x,))
+
+
 def biased(x: Tensor) -> Tensor:
     return ((x @ x.mT + torch.arange(16.0)).softmax(-1)) @ x
 
@@ -199,6 +203,8 @@ UNSUPPORTED = {
     "constant that broadcasts": (lambda x: F.layer_norm(x[:, :1], (32,)) + torch.ones(16, 32), "more elements"),
     "conv of tokens": (lambda x: F.conv1d(x, torch.ones(16, 16, 1)), "conv1d: no rule"),
     "constant output": (lambda x: torch.ones(2), "output"),
+    "integers": (lambda x: x.long(), "a cast to torch.int64"),
+    "control flow": (chosen, "cond: no rule"),
 }
 
 
@@ -224,6 +230,46 @@ def test_every_unsupported_operation_is_listed() -> None:
     with pytest.raises(UnsupportedOp, match="2 operations") as caught:
         capture(Two(), SHAPE)
     assert "first: relu" in str(caught.value) and "second: tanh" in str(caught.value)
+
+
+def test_an_operation_behind_an_unsupported_one_is_listed_too() -> None:
+    chain = nn.Sequential(nn.ReLU(), nn.Dropout(), nn.LayerNorm(32), nn.Tanh(), nn.Flatten(1), nn.Sigmoid())
+    with pytest.raises(UnsupportedOp, match="3 operations") as caught:
+        capture(Variant(chain), SHAPE)
+    listed = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert [line.partition(": no rule")[0] for line in listed] == [
+        "change.0: relu", "change.3: tanh", "change.5: sigmoid"
+    ]  # fmt: skip
+
+
+def without_gradients(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return F.gelu(x)
+
+
+def in_full_precision(x: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return F.gelu(x)
+
+
+@pytest.mark.parametrize("function", [without_gradients, in_full_precision])
+def test_parts_under_a_context_manager(function: object) -> None:
+    graph = check(Variant(Call(function)).eval())
+    assert count(graph, floatops.gelu) == 1
+
+
+def test_a_part_under_a_context_manager_is_searched_too() -> None:
+    def sine(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return x.sin()
+
+    with pytest.raises(UnsupportedOp, match="change: sin: no rule"):
+        capture(Variant(Call(sine)), SHAPE)
+
+
+def test_a_model_without_outputs() -> None:
+    with pytest.raises(IntvitError, match="returns no tensor"):
+        capture(Variant(Call(lambda x: None)), SHAPE)
 
 
 @pytest.mark.parametrize(("layer", "reason"), [
