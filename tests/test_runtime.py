@@ -57,7 +57,7 @@ def test_any_thread_at_any_time(module: CompiledModel) -> None:
 @pytest.mark.parametrize("blocked", [True, False])
 def test_neither_torch_nor_the_compiler_is_imported(path: Path, tmp_path: Path, blocked: bool) -> None:
     """The file is copied and run in another process; with `blocked`, importing torch fails there."""
-    copy = tmp_path / "copy.so"
+    copy = tmp_path / "elsewhere.so"
     copy.write_bytes(path.read_bytes())
     np.save(tmp_path / "x.npy", tiny.pixels(3))
     block = "sys.modules['torch'] = None\n" if blocked else ""
