@@ -108,11 +108,11 @@ def test_a_full_disk_anywhere_else(
     intvit: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: Any, **options: Any) -> NoReturn:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/intvit-1/model.so")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch/model.so")
 
     monkeypatch.setattr("intvit.quantization.quantize", full)
     done = intvit("quantize", *MODEL, "--data", images, "-o", tmp_path / "m.intvit")
-    done.refused("/tmp/intvit-1/model.so: no space left on device; free some space")
+    done.refused("/scratch/model.so: no space left on device; free some space")
 
 
 def test_a_bug_keeps_its_traceback(

@@ -121,8 +121,6 @@ def test_a_corrupt_picture_is_named(intvit: Command, images: Path, integer_file:
     assert not path.exists()
 
 
-
-
 @pytest.mark.parametrize(
     "joined",
     ["self.first(logits) + self.second(logits)", "self.second(self.first(logits))"],
