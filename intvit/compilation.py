@@ -12,6 +12,7 @@ from intvit.integer_model import IntegerModel
 from intvit.kernels.isa import detect
 from intvit.linking import link, require_compiler, require_space
 from intvit.runtime import CompiledModel
+from intvit.seal import seal
 from intvit.to_relax import to_relax
 from intvit.verify.no_float import prove_no_float
 from intvit.verify.no_float_module import prove_no_float_module
@@ -57,6 +58,7 @@ def compile_model(model: IntegerModel, target: str = "auto", threads: int | None
     try:
         path = Path(folder.name) / "model.so"
         link(executable, path)
+        seal(path)
         return CompiledModel(path, threads, folder)
     except BaseException:
         folder.cleanup()

@@ -22,6 +22,7 @@ from intvit.ffi import tvm_ffi
 from intvit.files import write_atomically
 from intvit.metadata import Metadata
 from intvit.model import Array, Model
+from intvit.seal import check_seal
 
 CPU = 1
 POOLED_ALLOCATOR = 2
@@ -82,6 +83,7 @@ class CompiledModel(Model):
 def _opened(path: Path) -> Any:
     if not path.is_file():
         raise IntvitError(f"{path}: no such file")
+    check_seal(path)
     try:
         module = tvm_ffi.load_module(str(path.resolve()))
         if module.implements_function("vm_load_executable"):

@@ -16,6 +16,7 @@ import torch
 from intvit.errors import VerifyError
 from intvit.evaluation import cosines
 from intvit.integer_model import IntegerModel
+from intvit.seal import seal
 from intvit.verify.machine import elf
 
 Command = Callable[..., Any]
@@ -125,6 +126,7 @@ def test_verify_finds_a_bit_that_was_flipped_in_a_module(
     assert content.count(class_token) == 1
     content[content.find(class_token) + 2 * 6 + 1] ^= 32
     (tmp_path / "m.so").write_bytes(content)
+    seal(tmp_path / "m.so")
     done = intvit("verify", tmp_path / "m.so", "--against", integer_file, "--json")
     done.refused("1 proofs failed", "bit_exact: ", "integers differ at batch 1, the first in random image 0, ", code=4)
     assert (done.json["integer_only"], done.json["overflow_free"], done.json["bit_exact"]) == (True, True, False)
@@ -150,6 +152,7 @@ def test_verify_finds_float_in_machine_code(intvit: Command, module_file: Path, 
     place = content.find(section.content) + start
     content[place : place + len(ADDPS)] = ADDPS
     (tmp_path / "m.so").write_bytes(content)
+    seal(tmp_path / "m.so")
     done = intvit("verify", tmp_path / "m.so", "--json")
     done.refused("integer_only", "__tvm_ffi_", "addps xmm0, xmm1 computes in floating point", code=4)
     assert done.json["integer_only"] is False
