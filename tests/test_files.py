@@ -112,7 +112,8 @@ def test_works_in_a_thread_and_restores_the_signal(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import resource, sys, time
+import resource, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 from intvit.files import write_atomically
 from intvit.errors import IntvitError
 kind, path = sys.argv[1:]

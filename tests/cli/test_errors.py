@@ -127,7 +127,9 @@ def test_a_bug_keeps_its_traceback(
 
 
 def test_ctrl_c(images: Path, tmp_path: Path) -> None:
-    code = "import sys, time, types\nslow = types.ModuleType('slow')\n"
+    """As in a terminal: a shell lets what it runs in the background ignore SIGINT."""
+    code = "import signal, sys, time, types\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "slow = types.ModuleType('slow')\n"
     code += "slow.model = lambda: (print('waiting', flush=True), time.sleep(60))\nsys.modules['slow'] = slow\n"
     code += "from intvit.cli import main\nmain()"
     command = [sys.executable, "-c", code, "quantize", "slow:model", "--data", images, "-o", tmp_path / "m.intvit"]
