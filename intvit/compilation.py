@@ -1,65 +1,100 @@
-"""From an integer model to a TVM module: legalize, build with Relax, link one shared library."""
+"""From an integer model to a compiled module: kernels for each variant, one copy of the constants, one file."""
 
+import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-import tvm
-from tvm import relax, transform
-
 from intvit import targets
+from intvit.building import build_object
+from intvit.constants import ConstantPool
+from intvit.entry import entry_module
 from intvit.errors import IntvitError
 from intvit.integer_model import IntegerModel
-from intvit.kernels.isa import detect
 from intvit.linking import link, require_compiler, require_space
+from intvit.program import Program, program_of
 from intvit.runtime import CompiledModel
 from intvit.seal import seal
-from intvit.to_relax import to_relax
+from intvit.targets import Cpu
+from intvit.to_tir import STATUS, to_tir
 from intvit.verify.no_float import prove_no_float
 from intvit.verify.no_float_module import prove_no_float_module
 from intvit.verify.overflow import prove_no_overflow
 
-PIPELINE = transform.Sequential(
-    [
-        # calls of kernels become calls with memory that is planned ahead
-        relax.transform.ToNonDataflow(),
-        relax.transform.RemovePurityChecking(),
-        relax.transform.CallTIRRewrite(),
-        relax.transform.StaticPlanBlockMemory(),
-        # allocations and shapes become instructions of the virtual machine
-        relax.transform.LowerAllocTensor(),
-        relax.transform.KillAfterLastUse(),
-        relax.transform.LowerRuntimeBuiltin(),
-        relax.transform.ComputePrimValue(),
-        relax.transform.VMShapeLower(),
-        relax.transform.AttachGlobalSymbol(),
-    ]
-)
-"""TVM's default without legalization, fusion and reshape detection: there is nothing left for them to do."""
-
 
 def compile_model(model: IntegerModel, target: str = "auto", threads: int | None = None) -> CompiledModel:
-    """The module of a model for a CPU: `auto` (this machine) or a name of `intvit.targets.TARGETS`.
+    """The module of a model for a CPU: `auto` (this machine) or a name of `intvit.targets.TARGETS`, run here.
 
     Runs on the returned object's `threads` (by default all cores); `save` keeps it as `*.so`. Raises `IntvitError` for
     an unknown target or a missing C compiler, `VerifyError` where a proof fails.
     """
-    resolved = targets.resolve(target)
-    if not isinstance(model, IntegerModel):
-        raise IntvitError(f"only an integer model can be compiled, not {type(model).__name__}: make one with quantize")
-    prove_no_float(model.graph)
-    prove_no_overflow(model.graph)
-    require_compiler()
-    require_space(sum(buffer.nbytes for buffer in model.graph.module.buffers()))
-    name = targets.features(resolved)
-    module = to_relax(model, detect(resolved), name)
-    prove_no_float_module(module)
-    executable = tvm.compile(module, target=resolved, relax_pipeline=PIPELINE)
     folder = tempfile.TemporaryDirectory(prefix="intvit-")
     try:
         path = Path(folder.name) / "model.so"
-        link(executable, path)
-        seal(path)
+        write_module(model, path, target)
         return CompiledModel(path, threads, folder)
     except BaseException:
         folder.cleanup()
         raise
+
+
+def write_module(model: IntegerModel, path: Path, target: str = "auto") -> None:
+    """Compiles a model to `path`, whose suffix decides: `.so`, a shared library, or `.o`, for static linking.
+
+    The target may be another machine's. Errors as `compile_model`.
+    """
+    cpu = targets.resolve(target)
+    if not isinstance(model, IntegerModel):
+        raise IntvitError(f"only an integer model can be compiled, not {type(model).__name__}: make one with quantize")
+    prove_no_float(model.graph)
+    prove_no_overflow(model.graph)
+    compiler = require_compiler(cpu.triple)
+    require_space(sum(buffer.nbytes for buffer in model.graph.module.buffers()))
+    with tempfile.TemporaryDirectory(prefix="intvit-", dir=path.parent) as name:
+        folder = Path(name)
+        variants = targets.variants_of(cpu)
+        objects, program = _build(model, variants, folder)
+        (folder / "metadata.json").write_text(described(model, program, cpu.name))
+        (folder / "model.h").write_text(header(program, variants))
+        link(compiler, objects, folder, path)
+    if path.suffix == ".so":
+        seal(path)
+
+
+def _build(model: IntegerModel, variants: Sequence[Cpu], folder: Path) -> tuple[list[Path], Program]:
+    """An object for each variant, one for the packed functions, and the constants of all."""
+    constants = ConstantPool()
+    objects = []
+    for cpu in variants:
+        program = program_of(model, cpu.isa)
+        module = to_tir(program, constants, f"intvit_run_{cpu.symbol}")
+        prove_no_float_module(module)
+        objects.append(folder / f"{cpu.symbol}.o")
+        build_object(module, cpu.target, objects[-1])
+    objects.append(folder / "entry.o")
+    build_object(entry_module(program), variants[-1].target, objects[-1])
+    constants.write(folder / "constants.bin")
+    return objects, program
+
+
+def header(program: Program, variants: Sequence[Cpu]) -> str:
+    """What `module.c` has to know of a model."""
+    names = [f"output_{i}" for i in range(len(program.outputs))]
+    definitions = {
+        "INTVIT_VARIANTS(V)": " ".join(f'V({cpu.symbol}, "{cpu.name}")' for cpu in variants),
+        "INTVIT_OUTPUT_PARAMETERS": ", ".join(f"void *{name}" for name in names),
+        "INTVIT_OUTPUT_NAMES": ", ".join(names),
+        "INTVIT_OUTPUT_ELEMENTS": ", ".join(f"outputs[{i}]" for i in range(len(names))),
+        "INTVIT_WORKSPACE": f"INT64_C({program.workspace})",
+        "INTVIT_STATUS": str(STATUS),
+        "INTVIT_STEPS": str(len(program.steps)),
+    }
+    return "".join(f"#define {name} {value}\n" for name, value in definitions.items())
+
+
+def described(model: IntegerModel, program: Program, target: str) -> str:
+    """The JSON that a module carries."""
+    steps = [[step.name, step.path, step.kernel.multiply_adds] for step in program.steps]
+    outputs = [value.dtype for value in program.outputs]
+    fields = {"digest": model.digest, "target": target, "steps": steps, "outputs": outputs}
+    return json.dumps({"metadata": model.metadata.to_json(), **fields})

@@ -37,12 +37,13 @@ Constant = NDArray[np.generic]
 
 @dataclass(frozen=True)
 class KernelCall:
-    """A kernel, its arguments (nodes of the graph, constants) and the result's columns and type."""
+    """A kernel, its arguments (nodes of the graph, constants), the result's columns and type, the work of an image."""
 
     function: tirx.PrimFunc
     arguments: tuple[fx.Node | Constant, ...]
     columns: int
     dtype: str
+    multiply_adds: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Legalizer:
             operands += more
         tokens = self.shapes[head.name][1]
         function = _product(k, n, Epilogue(tuple(stages), dtype), self.isa, tokens)
-        return KernelCall(function, (_node(x), pack.weights(w, self.isa), *operands), n, dtype)
+        arguments = (_node(x), pack.weights(w, self.isa), *operands)
+        return KernelCall(function, arguments, n, dtype, tokens * k * n)
 
     def _elementwise(self, group: Group) -> KernelCall:
         node = group.nodes[0]
@@ -160,7 +162,8 @@ class Legalizer:
         epilogue = Epilogue((Requantize(int(shift), pre=pre, mul=mul),), "int8")
         function = build(sizes, score_shift, softmax, epilogue)
         scores = (self._per_head(score_pre, sizes.heads, "int8"), self._per_head(score_mul, sizes.heads, "int16"))
-        return KernelCall(function, (_node(q), _node(k), _node(v), *scores, *operands), columns, "int8")
+        arguments = (_node(q), _node(k), _node(v), *scores, *operands)
+        return KernelCall(function, arguments, columns, "int8", sizes.multiply_adds)
 
     def _heads(self, q: Any, k: Any, v: Any, heads: Any) -> tuple[attention_kernel.Heads, int]:
         (_, queries, width), (_, keys, _), (_, _, columns) = (self.shapes[_node(x).name] for x in (q, k, v))

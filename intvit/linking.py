@@ -1,28 +1,46 @@
-"""Links a built module into one shared library with the machine's C compiler, and says what to do where that fails."""
+"""Links the parts of a module into one file with a C compiler, and says what to do where that fails."""
 
 import errno
 import os
 import shutil
+import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tvm.support import cc
 
 from intvit.errors import IntvitError
 
+SOURCES = Path(__file__).with_name("embed")
+"""The C source of every module, `module.c`, and its interface, `intvit.h`."""
 CODE_SIZE = 8 << 20
 """Bytes that are more than enough for a module's code; the rest are its constants, in an object file and linked."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_KINDS = {".so": ("-shared", "-fPIC", "-Wl,-Bsymbolic", "-Wl,-z,noexecstack"), ".o": ("-r", "-nostdlib")}
+"""The compiler's options by the suffix of the result: a shared library, or one object for static linking."""
 
 
-def require_compiler() -> None:
-    """Raises `IntvitError` where there is no C compiler: `$CXX`, `$CC`, or one of the usual names on the path."""
+def require_compiler(triple: str) -> str:
+    """A C compiler for a system such as `aarch64-linux-gnu`; raises `IntvitError` where there is none.
+
+    This machine's own is `$CXX`, `$CC`, or one of the usual names on the path; another's is `aarch64-linux-gnu-gcc`.
+    """
+    if triple.partition("-")[0] != os.uname().machine:
+        return _cross_compiler(triple)
     found = cc.get_cc()
     if found is None:
         raise IntvitError("no C compiler found, which links the module: install gcc or clang, or set CC to its path")
     if shutil.which(found) is None:
         raise IntvitError(f"the C compiler {found!r} of CXX or CC cannot be run: set CC to the path of gcc or clang")
+    return str(found)
+
+
+def _cross_compiler(triple: str) -> str:
+    name = f"{triple}-gcc"
+    if shutil.which(name) is None:
+        raise IntvitError(f"no C compiler for {triple} found, which links the module: install {name} (gcc-{triple})")
+    return name
 
 
 def require_space(constants: int) -> None:
@@ -30,36 +48,42 @@ def require_space(constants: int) -> None:
 
     Checked beforehand, because LLVM ends the whole process where it cannot write an object file.
     """
-    folder, needed = tempfile.gettempdir(), 3 * constants + CODE_SIZE
+    folder, needed = tempfile.gettempdir(), 4 * constants + CODE_SIZE
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise _full(folder, f"{free / 1e6:.0f} MB are free, linking needs {needed / 1e6:.0f} MB")
 
 
-def link(executable: Any, path: Path) -> None:
-    """Writes what TVM built as the shared library `path`.
+def link(compiler: str, objects: Sequence[Path], folder: Path, path: Path) -> None:
+    """Links objects and `module.c`, compiled with the `model.h` and data files of `folder`, into `path` (.so or .o).
 
-    Raises `IntvitError` where there is no compiler or no space, or with what the linker said.
+    Raises `IntvitError` where there is no space, or with what the compiler said.
     """
-    require_compiler()
+    include = [f"-I{folder}", f"-I{SOURCES}", f"-Wa,-I{folder}"]
+    module = folder / "module.o"
+    _run([compiler, "-x", "c", "-O2", "-fPIC", "-c", *include, str(SOURCES / "module.c"), "-o", str(module)])
+    _run([compiler, *_KINDS[path.suffix], "-o", str(path), str(module), *map(str, objects)])
+
+
+def _run(command: Sequence[str]) -> None:
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent) as objects:
-            executable.export_library(str(path), workspace_dir=objects)
-    except (RuntimeError, OSError) as error:
-        reason = linker_reason(str(error))
-        said_full = any(os.strerror(code) in str(error) for code in _FULL)
-        if said_full or (isinstance(error, OSError) and error.errno in _FULL):
-            raise _full(str(path.parent), reason) from error
-        raise IntvitError(
-            f"linking failed ({reason}): check that {cc.get_cc()} can link a shared library, or set CC to another one"
-        ) from error
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        raise IntvitError(f"the C compiler {command[0]!r} cannot be run ({error}): set CC to another one") from error
+    if done.returncode == 0:
+        return
+    reason = linker_reason(done.stderr + done.stdout)
+    if any(os.strerror(code) in done.stderr for code in _FULL):
+        raise _full(tempfile.gettempdir(), reason)
+    raise IntvitError(
+        f"linking failed ({reason}): check that {command[0]} can link a shared library, or set CC to another one"
+    )
 
 
 def linker_reason(text: str) -> str:
-    """The first line that tells: a compiler's output lies between a heading and the command line."""
-    lines = [line.strip() for line in text.partition("\nCommand line:")[0].splitlines() if line.strip()]
-    told = [line for line in lines if line != "Compilation error:"]
-    return told[0] if told else "no reason given"
+    """The first line that tells."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else "no reason given"
 
 
 def _full(folder: str, reason: str) -> IntvitError:

@@ -1,7 +1,7 @@
 """Runs a compiled module with TVM's runtime library alone: no torch, no compiler, not even the Python package `tvm`.
 
-The shared library holds the kernels, the weights and the metadata. TVM's virtual machine is not thread-safe, so every
-thread that calls a model gets a machine of its own; all share the code and the weights.
+The shared library holds the kernels, the weights and the metadata. All threads share them; every call has memory of its
+own for what lies between input and output, which TVM's runtime keeps for the thread's next call.
 """
 
 import ctypes
@@ -10,6 +10,8 @@ import json
 import os
 import tempfile
 import threading
+import time
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,19 @@ from intvit.metadata import Metadata
 from intvit.model import Array, Model
 from intvit.seal import check_seal
 
-CPU = 1
-POOLED_ALLOCATOR = 2
+CPU_LACKS_INSTRUCTIONS, AMX_REFUSED = 1, 2
 SHARE_ALL_CORES = -3
 ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel of a run: what it computes, its multiply-adds, and the time it took."""
+
+    name: str
+    path: str
+    multiply_adds: int
+    seconds: float
 
 
 class CompiledModel(Model):
@@ -48,11 +59,16 @@ class CompiledModel(Model):
         self.path = library
         self._folder = folder
         self._module = _opened(library)
-        self._machines = threading.local()
-        described = json.loads(str(self._machine()["metadata"]()))
+        self._library = ctypes.CDLL(str(library.resolve()))
+        _require_ready(self._library, library)
+        self._main = self._module["main"]
+        described = json.loads(_text(self._library.intvit_metadata))
         self.metadata = Metadata.from_json(described["metadata"])
         self.digest: str = described["digest"]
         self.target: str = described["target"]
+        self.variant: str = _text(self._library.intvit_target)
+        self._dtypes: list[str] = described["outputs"]
+        self._steps: list[tuple[str, str, int]] = described["steps"]
 
     @classmethod
     def load(cls, path: str | Path, threads: int | None = None) -> "CompiledModel":
@@ -65,19 +81,62 @@ class CompiledModel(Model):
             temporary.write_bytes(self.path.read_bytes())
 
     def integers(self, pixels: NDArray[np.uint8]) -> tuple[Array, ...]:
-        machine = self._machine()
         _use_threads(self.threads)
-        results = machine["main"](tvm_ffi.from_dlpack(_aligned(pixels)))
+        outputs = self._outputs(len(pixels))
+        self._main(*map(tvm_ffi.from_dlpack, (_aligned(pixels), *outputs)))
         shapes = self.metadata.output_shapes
-        return tuple(np.from_dlpack(r).reshape(len(pixels), *s) for r, s in zip(results, shapes, strict=True))
+        return tuple(y.reshape(len(pixels), *shape) for y, shape in zip(outputs, shapes, strict=True))
 
-    def _machine(self) -> Any:
-        """This thread's virtual machine."""
-        if not hasattr(self._machines, "machine"):
-            machine = self._module["vm_load_executable"]()
-            machine["vm_initialization"](CPU, 0, POOLED_ALLOCATOR)
-            self._machines.machine = machine
-        return self._machines.machine
+    def profile(self, pixels: NDArray[np.uint8], repeats: int = 20) -> list[Step]:
+        """The median time of each kernel, run on its own again and again, less that of running none."""
+        _use_threads(self.threads)
+        self._library.intvit_workspace_bytes.restype = ctypes.c_int64
+        size = self._library.intvit_workspace_bytes(ctypes.c_int64(len(pixels)))
+        tensors = [
+            tvm_ffi.from_dlpack(a) for a in (_aligned(pixels), _empty((size,), "uint8"), *self._outputs(len(pixels)))
+        ]
+        call, count = self._module["steps"], len(self._steps)
+
+        def seconds(first: int, last: int) -> float:
+            start = time.perf_counter()
+            call(*tensors[:2], first, last, *tensors[2:])
+            return time.perf_counter() - start
+
+        seconds(0, count)
+        rounds = [[seconds(i, i + 1) for i in range(count + 1)] for _ in range(repeats)]
+        *times, nothing = np.median(rounds, axis=0)
+        return [
+            Step(name, path, multiply_adds * len(pixels), max(float(t - nothing), 0.0))
+            for (name, path, multiply_adds), t in zip(self._steps, times, strict=True)
+        ]
+
+    def _outputs(self, batch: int) -> list[Array]:
+        """Memory for the outputs, `[batch * tokens, channels]`."""
+        shapes = self.metadata.output_shapes
+        return [
+            _empty((batch * int(np.prod(shape[:-1])), shape[-1]), dtype)
+            for shape, dtype in zip(shapes, self._dtypes, strict=True)
+        ]
+
+
+def _text(function: Any) -> str:
+    """What a C function without arguments says."""
+    function.restype = ctypes.c_char_p
+    found: bytes = function()
+    return found.decode()
+
+
+def _require_ready(library: ctypes.CDLL, path: Path) -> None:
+    status = library.intvit_ready()
+    if status == CPU_LACKS_INSTRUCTIONS:
+        raise IntvitError(
+            f"{path}: compiled for {_text(library.intvit_target)}, which this CPU is not: compile with --target x86-64"
+        )
+    if status == AMX_REFUSED:
+        raise IntvitError(
+            f"{path}: the system refuses AMX's tile registers (Linux 5.16 or newer hands them out): "
+            "compile with --target x86-64-v4-vnni"
+        )
 
 
 def _opened(path: Path) -> Any:
@@ -86,7 +145,7 @@ def _opened(path: Path) -> Any:
     check_seal(path)
     try:
         module = tvm_ffi.load_module(str(path.resolve()))
-        if module.implements_function("vm_load_executable"):
+        if module.implements_function("steps"):
             return module
     except (RuntimeError, OSError, ValueError, AttributeError) as error:
         raise IntvitError(f"{path}: damaged or not a compiled model ({str(error).splitlines()[0]})") from error
@@ -130,8 +189,15 @@ def _aligned(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The same pixels, in memory that the kernels may load vectors from."""
     if pixels.ctypes.data % ALIGNMENT == 0 and pixels.flags.writeable and pixels.flags.c_contiguous:
         return pixels
-    memory = np.empty(pixels.nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    aligned = memory[start : start + pixels.nbytes].reshape(pixels.shape)
+    aligned = _empty(pixels.shape, "uint8")
     aligned[...] = pixels
     return aligned
+
+
+def _empty(shape: tuple[int, ...], dtype: str) -> Array:
+    """Aligned memory."""
+    kind = np.dtype(dtype)
+    size = int(np.prod(shape)) * kind.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(kind).reshape(shape)

@@ -51,6 +51,11 @@ class Heads:
     isa: Isa
 
     @property
+    def multiply_adds(self) -> int:
+        """Of one batch element, in both products."""
+        return self.heads * self.queries * self.keys * (self.head_size + self.value_size)
+
+    @property
     def blocks(self) -> int:
         """Blocks of queries of a head."""
         return -(-self.queries // self.isa.lanes)

@@ -17,15 +17,16 @@ from intvit.libraries import prepare_imports
 prepare_imports()
 
 
-def _importable(name: str) -> None:
-    """Makes `tests/<name>.py` importable as `name`: a path to `tests` would also offer the bare name `kernels`."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+def _importable(name: str, file: str) -> None:
+    """Makes `tests/<file>` importable as `name`: a path to `tests` would also offer the bare name `kernels`."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / file)
     assert spec is not None and spec.loader is not None
     sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[name])
 
 
-_importable("tiny")
+_importable("tiny", "tiny.py")
+_importable("emulation", "emulation/__init__.py")
 
 
 @pytest.fixture(scope="session")

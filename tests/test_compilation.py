@@ -8,20 +8,10 @@ import intvit
 from intvit.errors import IntvitError, VerifyError
 from intvit.integer_model import IntegerModel
 from intvit.runtime import CompiledModel
-from intvit.targets import TARGETS
 from intvit.verify.bit_exact import prove_bit_exact
 
-codegen = pytest.importorskip("tvm").target.codegen
-FEATURES = {"x86-64-v4": "avx512bw", "x86-64-v3": "avx2", "x86-64": "sse2", "auto": ""}
-
-
-def runs_here(name: str) -> bool:
-    """Whether this machine has the instructions of a target."""
-    if name == "auto":
-        return True
-    native = {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()}
-    on_x86 = codegen.llvm_get_system_triple().startswith("x86_64")
-    return on_x86 and codegen.target_has_features(FEATURES[name], intvit.targets.Target(native))
+pytest.importorskip("tvm")
+from intvit.targets import NEEDS, TARGETS, resolve, runs_here
 
 
 @pytest.fixture(scope="module", params=["default", "paper"])
@@ -31,16 +21,24 @@ def compiled(request: pytest.FixtureRequest) -> tuple[IntegerModel, CompiledMode
 
 
 def test_every_target_has_its_feature() -> None:
-    assert set(FEATURES) == {"auto", *TARGETS}
+    assert set(NEEDS) == {name for name, cpu in TARGETS.items() if not cpu.variants} - {"generic"}
+
+
+def test_auto_is_the_best_that_runs_here() -> None:
+    best = resolve("auto").name
+    assert runs_here(best)
+    better = list(NEEDS)[: list(NEEDS).index(best)]
+    assert not any(runs_here(name) for name in better)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_integers_of_the_reference(target: str) -> None:
     if not runs_here(target):
-        pytest.skip(f"this machine has no {FEATURES[target]}")
+        pytest.skip(f"this machine does not run {target}")
     model = tiny.integer_model()
     module = intvit.compile(model, target)
     assert module.target == target
+    assert module.variant == (resolve("auto").name if target == "x86-64" else target)
     assert prove_bit_exact(module, model) > 0
 
 

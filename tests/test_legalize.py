@@ -6,10 +6,12 @@ import pytest
 import tiny
 from torch import fx
 
+from intvit.constants import ConstantPool
 from intvit.dialect import operation_of
 from intvit.kernels.isa import AVX2, AVX512_VNNI
 from intvit.legalize import Legalizer
-from intvit.to_relax import to_relax
+from intvit.program import program_of
+from intvit.to_tir import to_tir
 from intvit.verify.overflow import shapes_of
 
 
@@ -52,7 +54,7 @@ def test_every_operand_is_computed_before_it_is_read() -> None:
 
 @pytest.mark.parametrize("isa", [AVX2, AVX512_VNNI], ids=lambda isa: isa.name)
 def test_equal_kernels_are_one_function(isa) -> None:
-    module = to_relax(tiny.integer_model(), isa, "cpu")
-    functions = [var.name_hint for var in module.get_global_vars() if var.name_hint.startswith("intvit_")]
+    module = to_tir(program_of(tiny.integer_model(), isa), ConstantPool(), "run")
+    functions = [var.name_hint for var in module.get_global_vars() if var.name_hint != "run"]
     assert len([name for name in functions if "attention" in name]) <= 2
     assert len(functions) < len(legalizer().groups())

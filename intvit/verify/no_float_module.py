@@ -1,20 +1,21 @@
-"""The proof that a TVM module is integer: every buffer, tensor, expression and constant in all of its functions."""
+"""The proof that a TVM module is integer: every buffer, expression and constant in all of its functions."""
 
 from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import relax, tirx
+from tvm import tirx
 
 from intvit.errors import VerifyError
 
-TYPED = (tvm.ir.PrimType, tirx.BufferType, relax.TensorType)
+TYPED = (tvm.ir.PrimType, tirx.BufferType)
+EXTERNAL = tvm.ir.Op.get("tirx.call_extern")
 INTEGERS = ("int", "uint", "bool", "void")
 SHOWN, WIDTH = 5, 80
 
 
 def prove_no_float_module(module: tvm.IRModule) -> int:
-    """No value in any function of a module, Relax or TIR, is float; returns the number of functions.
+    """No value in any function of a module is float; returns the number of functions.
 
     Raises `VerifyError` with the functions and the expressions of the first that are, of unknown type, or computed by
     code from elsewhere.
@@ -41,8 +42,8 @@ def _faults(function: tvm.ir.BaseFunc) -> list[str]:
                 found[f"{kind.dtype or 'any type'}: {_shown(node)}"] = None
         if isinstance(node, float):
             found[f"the number {node}"] = None
-        if isinstance(node, relax.ExternFunc):
-            found[f"calls {node.global_symbol}, which is not in the module"] = None
+        if isinstance(node, tvm.ir.Call) and node.op == EXTERNAL:
+            found[f"calls {node.args[0].value}, which is not in the module"] = None
 
     tvm_ffi.structural_walk(function, (object, visit))
     return list(found)

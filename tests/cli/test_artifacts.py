@@ -25,12 +25,12 @@ X86_64, ADDPS = 62, bytes.fromhex("0f58c1")
 
 def test_compile_writes_a_module_of_the_same_digest(intvit: Command, integer_file: Path, module_file: Path) -> None:
     path = module_file.with_name("named.so")
-    done = intvit("compile", integer_file, "--target", "x86-64", "-o", path)
+    done = intvit("compile", integer_file, "--target", "x86-64-v3", "-o", path)
     assert done.code == 0, done
     assert done.out.splitlines()[0] == "intvit compile"
     assert done.out.splitlines()[-1] == str(path)
     found = intvit("inspect", path, "--json").json
-    assert found["target"] == "x86-64"
+    assert found["target"] == "x86-64-v3"
     assert found["digest"] == IntegerModel.load(integer_file).digest
 
 

@@ -12,18 +12,19 @@ from torch import fx
 
 import intvit
 from intvit import compilation
+from intvit.constants import ConstantPool
 from intvit.errors import IntvitError, VerifyError
 from intvit.kernels.function import Tensor, function
-from intvit.kernels.isa import detect
+from intvit.program import program_of
 from intvit.runtime import CompiledModel
 from intvit.stages import IntGraph, copy_of
-from intvit.to_relax import to_relax
+from intvit.to_tir import to_tir
 from intvit.verify.no_float import prove_no_float
 from intvit.verify.no_float_code import prove_no_float_instructions
 from intvit.verify.no_float_module import prove_no_float_module
 
 tvm = pytest.importorskip("tvm")
-from tvm import relax, tirx  # noqa: E402
+from tvm import tirx  # noqa: E402
 from tvm.tirx.script import builder as T  # noqa: E402
 
 OBJECTS = {
@@ -111,7 +112,8 @@ class TestGraph:
 
 class TestModule:
     def test_every_function_is_proved(self) -> None:
-        module = to_relax(integer_model(), detect(intvit.targets.resolve("x86-64")), "x86-64")
+        program = program_of(integer_model(), intvit.targets.resolve("x86-64-v1").isa)
+        module = to_tir(program, ConstantPool(), "run")
         assert prove_no_float_module(module) == len(module.functions) > 8
 
     def test_a_kernel_that_computes_in_float(self) -> None:
@@ -133,35 +135,23 @@ class TestModule:
         with pytest.raises(VerifyError, match=f"memory: {dtype}"):
             prove_no_float_module(tvm.IRModule({"memory": function("memory", tensors, body)}))
 
-    def test_a_relax_operation_on_floats(self) -> None:
-        builder = relax.BlockBuilder()
-        x = relax.Var("x", relax.TensorType((8,), "int32"))
-        with builder.function("main", [x]):
-            with builder.dataflow():
-                halved = builder.emit(relax.op.multiply(relax.op.astype(x, "float32"), relax.const(0.5, "float32")))
-                result = builder.emit_output(relax.op.astype(halved, "int32"))
-            builder.emit_func_output(result)
-        with pytest.raises(VerifyError, match="main: float32"):
-            prove_no_float_module(builder.get())
-
     def test_code_from_elsewhere(self) -> None:
-        builder = relax.BlockBuilder()
-        kind = relax.TensorType((8,), "int32")
-        x = relax.Var("x", kind)
-        with builder.function("main", [x]):
-            result = builder.emit(relax.call_dps_packed("foreign.softmax", [x], out_ty=kind))
-            builder.emit_func_output(result)
-        with pytest.raises(VerifyError, match=r"main: calls foreign\.softmax, which is not in the module"):
-            prove_no_float_module(builder.get())
+        def body(x: Any, y: Any) -> None:
+            with T.serial(8) as i:
+                T.buffer_store(y, T.call_extern("int32", "foreign_softmax", x[i]), [i])
+
+        tensors = [Tensor("x", (8,), "int32"), Tensor("y", (8,), "int32")]
+        with pytest.raises(VerifyError, match=r"main: calls foreign_softmax, which is not in the module"):
+            prove_no_float_module(tvm.IRModule({"main": function("main", tensors, body)}))
 
     def test_it_is_not_built(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def planted(*arguments: Any) -> Any:
-            module = to_relax(*arguments)
+            module = to_tir(*arguments)
             module["planted"] = kernel(2.5)
             return module
 
-        monkeypatch.setattr(compilation, "to_relax", planted)
-        monkeypatch.setattr(compilation.tvm, "compile", lambda *a, **k: pytest.fail("built"))
+        monkeypatch.setattr(compilation, "to_tir", planted)
+        monkeypatch.setattr(compilation, "build_object", lambda *a, **k: pytest.fail("built"))
         with pytest.raises(VerifyError, match="planted: float32"):
             intvit.compile(integer_model())
 

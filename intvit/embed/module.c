@@ -1,0 +1,136 @@
+/* The part of a compiled module that is not kernels: its constants, and the choice among its variants.
+
+   model.h is written beside this file when a model is compiled:
+     INTVIT_VARIANTS(V)        V(name, "name") for each variant, the best first; its code is intvit_run_<name>
+     INTVIT_OUTPUT_PARAMETERS  void *output_0, ...
+     INTVIT_OUTPUT_NAMES       output_0, ...
+     INTVIT_OUTPUT_ELEMENTS    outputs[0], ...
+     INTVIT_WORKSPACE, INTVIT_STATUS, INTVIT_STEPS */
+#include "intvit.h"
+#include "model.h"
+
+
+/* Constants lie in the file and are never copied: all processes that load it share them. */
+#define INCLUDE(symbol, file)                                                                                     \
+    __asm__(".pushsection .rodata\n.balign 64\n.hidden " symbol "\n.global " symbol "\n" symbol ":\n.incbin \"" file \
+            "\"\n.byte 0\n.popsection\n")
+INCLUDE("intvit_constants", "constants.bin");
+INCLUDE("intvit_metadata_text", "metadata.json");
+extern const uint8_t intvit_constants[] __attribute__((visibility("hidden")));
+extern const char intvit_metadata_text[] __attribute__((visibility("hidden")));
+
+typedef int32_t (*Run)(const uint8_t *image, const uint8_t *constants, uint8_t *workspace, int64_t batch, int32_t first,
+                       int32_t last, INTVIT_OUTPUT_PARAMETERS);
+
+/* What the processor has. A module asks for its own variants only. */
+
+#define SOMETIMES __attribute__((unused))
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18, AMX_TILE = 1 << 24 };
+
+SOMETIMES static int has_x86_64_v1(void) { return 1; }
+
+SOMETIMES static int has_x86_64_v3(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+           __builtin_cpu_supports("fma");
+}
+
+SOMETIMES static int has_x86_64_v4(void) {
+    return has_x86_64_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+SOMETIMES static int has_x86_64_v4_vnni(void) { return has_x86_64_v4() && __builtin_cpu_supports("avx512vnni"); }
+
+/* Linux hands out the tile registers on request, to the whole process; it refuses where the processor has none. */
+SOMETIMES static int has_x86_64_v4_amx(void) {
+    return has_x86_64_v4_vnni() && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+
+static int amx_is_refused(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_TILE) && !has_x86_64_v4_amx();
+}
+
+#else
+static int amx_is_refused(void) { return 0; }
+
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+enum { HAS_ASIMDDP = 1 << 20 };
+SOMETIMES static int has_aarch64(void) { return 1; }
+SOMETIMES static int has_aarch64_dotprod(void) { return (getauxval(AT_HWCAP) & HAS_ASIMDDP) != 0; }
+#elif defined(__riscv)
+SOMETIMES static int has_riscv64(void) { return 1; }
+#endif
+#endif
+
+SOMETIMES static int has_generic(void) { return 1; }
+
+/* The variants */
+
+#define DECLARE(name, text)                                                                                        \
+    int32_t intvit_run_##name(const uint8_t *, const uint8_t *, uint8_t *, int64_t, int32_t, int32_t,              \
+                              INTVIT_OUTPUT_PARAMETERS) __attribute__((visibility("hidden")));
+INTVIT_VARIANTS(DECLARE)
+
+#define ENTRY(name, text) {text, has_##name, intvit_run_##name},
+static const struct {
+    const char *name;
+    int (*runs_here)(void);
+    Run run;
+} variants[] = {INTVIT_VARIANTS(ENTRY)};
+
+#define LISTED(name, text) " or " text
+static const char all_variants[] = INTVIT_VARIANTS(LISTED);
+static const char *target = all_variants + sizeof(" or ") - 1;
+static Run selected;
+
+/* TVM's code calls its runtime through these pointers, which TVM's loader sets, and nobody else. */
+__attribute__((weak)) void *__TVMBackendAllocWorkspace, *__TVMBackendFreeWorkspace, *__TVMBackendParallelLaunch,
+    *__TVMBackendParallelBarrier;
+void *TVMBackendAllocWorkspace(int, int, uint64_t, int, int);
+int TVMBackendFreeWorkspace(int, int, void *);
+int TVMBackendParallelLaunch(int (*)(int, void *, void *), void *, int);
+int TVMBackendParallelBarrier(int, void *);
+
+__attribute__((constructor)) static void prepare(void) {
+    __TVMBackendAllocWorkspace = (void *)TVMBackendAllocWorkspace;
+    __TVMBackendFreeWorkspace = (void *)TVMBackendFreeWorkspace;
+    __TVMBackendParallelLaunch = (void *)TVMBackendParallelLaunch;
+    __TVMBackendParallelBarrier = (void *)TVMBackendParallelBarrier;
+    for (unsigned i = 0; i < sizeof variants / sizeof *variants && !selected; ++i) {
+        if (variants[i].runs_here()) {
+            selected = variants[i].run;
+            target = variants[i].name;
+        }
+    }
+}
+
+/* intvit.h, and for TVM's packed functions: */
+int32_t intvit_run_steps(const uint8_t *image, void *workspace, int64_t batch, int32_t first, int32_t last,
+                         INTVIT_OUTPUT_PARAMETERS) {
+    if (!selected) return INTVIT_NOT_READY;
+    selected(image, intvit_constants, workspace, batch, first, last, INTVIT_OUTPUT_NAMES);
+    return *(const int32_t *)workspace ? INTVIT_OUT_OF_MEMORY : INTVIT_DONE;
+}
+
+int32_t intvit_run(const uint8_t *images, int64_t batch, void *const *outputs, void *workspace) {
+    return intvit_run_steps(images, workspace, batch, 0, INTVIT_STEPS, INTVIT_OUTPUT_ELEMENTS);
+}
+
+int64_t intvit_workspace_bytes(int64_t batch) { return INTVIT_STATUS + batch * INTVIT_WORKSPACE; }
+
+const char *intvit_metadata(void) { return intvit_metadata_text; }
+
+const char *intvit_target(void) { return target; }
+
+int32_t intvit_ready(void) {
+    if (selected) return INTVIT_READY;
+    return amx_is_refused() ? INTVIT_AMX_REFUSED : INTVIT_CPU_LACKS_INSTRUCTIONS;
+}
