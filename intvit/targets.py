@@ -98,7 +98,7 @@ def runs_here(name: str) -> bool:
 
 def _tiles_are_handed_out() -> bool:
     """Asks Linux for AMX's tile registers: `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`."""
-    return ctypes.CDLL(None).syscall(158, 0x1023, 18) == 0
+    return int(ctypes.CDLL(None).syscall(158, 0x1023, 18)) == 0
 
 
 def variants_of(cpu: Cpu) -> list[Cpu]:

@@ -52,5 +52,8 @@ def scratch(shape: Sequence[Expr], dtype: str) -> Buffer:
 
 
 def registers(count: int, lanes: int, dtype: str = "int32") -> list[Buffer]:
-    """`count` vectors, each a buffer of its own, so that LLVM keeps them in registers."""
-    return [T.alloc_buffer((lanes,), dtype, scope="local") for _ in range(count)]
+    """`count` vectors, each a buffer of its own on the stack, which LLVM keeps in registers.
+
+    Not in the scope "local", which TVM 0.27 allocates in the workspace.
+    """
+    return [T.alloc_buffer((lanes,), dtype) for _ in range(count)]
