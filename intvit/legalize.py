@@ -177,9 +177,10 @@ class Legalizer:
         node = group.nodes[0]
         x, multiplier, bias, shift, eps, min_shift, dtype = _arguments(node)
         _, tokens, n = self.shapes[node.name]
-        function = _layernorm(n, shift, eps, min_shift, self.isa, dtype, tokens)
+        function = _layernorm(n, shift, self.isa, dtype, tokens)
         mul, add = (np.broadcast_to(self._array(a), (n,)) for a in (multiplier, bias))
-        return KernelCall(function, (_node(x), mul.astype(np.int16), add.astype(np.int32)), n, str(dtype))
+        floor = np.array([eps, min_shift], np.int32)
+        return KernelCall(function, (_node(x), mul.astype(np.int16), add.astype(np.int32), floor), n, str(dtype))
 
     def _layernorm_published(self, group: Group) -> KernelCall:
         x, bias = _arguments(group.nodes[0])
@@ -285,8 +286,8 @@ def _attention(sizes: attention_kernel.Heads, score_shift: int, bits: int, epilo
 
 
 @cache
-def _layernorm(n: int, shift: Any, eps: Any, min_shift: Any, isa: Isa, dtype: Any, tokens: int) -> tirx.PrimFunc:
-    return layernorm_kernel.layernorm(n, shift, eps, min_shift, isa, dtype=dtype, tokens=tokens)
+def _layernorm(n: int, shift: Any, isa: Isa, dtype: Any, tokens: int) -> tirx.PrimFunc:
+    return layernorm_kernel.layernorm(n, shift, isa, dtype=dtype, tokens=tokens)
 
 
 @cache

@@ -44,23 +44,19 @@ INT32 = "int32"
 
 
 def layernorm(
-    channels: int,
-    shift: int,
-    eps: int,
-    min_shift: int,
-    isa: Isa,
-    *,
-    dtype: str = "int8",
-    tokens: int = 197,
-    name: str = "layernorm",
+    channels: int, shift: int, isa: Isa, *, dtype: str = "int8", tokens: int = 197, name: str = "layernorm"
 ) -> tirx.PrimFunc:
-    """Inputs: x int16 [rows, channels], mul int16 [channels], bias int32 [channels]; output `dtype`, like x."""
+    """Inputs: x int16 [rows, channels], mul int16 [channels], bias int32 [channels], (eps, min_shift) int32 [2].
+
+    Output `dtype`, like x. `eps` and `min_shift` are operands so that all layers of a model share one kernel.
+    """
     rows = symbol("rows")
     block = even_blocks(tokens, isa.lanes)
     fraction = FRACTION[dtype]
 
-    def body(x: Buffer, mul: Buffer, bias: Buffer, y: Buffer) -> None:
+    def body(x: Buffer, mul: Buffer, bias: Buffer, floor: Buffer, y: Buffer) -> None:
         with T.parallel((rows + (block - 1)) // block) as task:
+            eps, min_shift = (let(floor[i]) for i in range(2))
 
             def line(r: Expr) -> Expr:
                 return let(tirx.min(task * block + r, rows - 1))
@@ -90,6 +86,7 @@ def layernorm(
         Tensor("x", (rows, channels), "int16"),
         Tensor("mul", (channels,), "int16"),
         Tensor("bias", (channels,), INT32),
+        Tensor("floor", (2,), INT32),
         Tensor("y", (rows, channels), dtype),
     ]
     return function(name, tensors, body)
@@ -136,7 +133,7 @@ def add_square(sums: list[Buffer], square: Expr, total: Expr) -> None:
 
 
 def scaling(
-    total: Expr, high: Expr, low: Expr, channels: int, eps: int, min_shift: int
+    total: Expr, high: Expr, low: Expr, channels: int, eps: Expr, min_shift: Expr
 ) -> tuple[Expr, Expr, Expr, Expr]:
     """`m`, `F`, `r F / C` and `s` of each lane's row."""
     total = let(total)
@@ -155,7 +152,7 @@ def scaling(
     return m, let(lshift(g, up)), let(lshift(whole, up) + part), let(tirx.max(14 + p, 15))
 
 
-def floating_variance(high: Expr, low: Expr, r: Expr, channels: int, eps: int, min_shift: int) -> tuple[Expr, Expr]:
+def floating_variance(high: Expr, low: Expr, r: Expr, channels: int, eps: Expr, min_shift: Expr) -> tuple[Expr, Expr]:
     """`v` of at most 31 bits and `q` with `V ~ v 4^q`."""
     bits = tirx.Select(high > 0, HALF + bit_length(high), bit_length(low))
     q = let(tirx.max((bits - 29) >> 1, min_shift))
@@ -163,7 +160,7 @@ def floating_variance(high: Expr, low: Expr, r: Expr, channels: int, eps: int, m
     square = let(r * r)
     whole = let(tirx.truncdiv(square, channels))
     mean_square = (whole << 16) + tirx.truncdiv((square - whole * channels) << 16, channels)
-    floor = tirx.const(eps, q.ty.dtype) >> tirx.min(double - 2 * min_shift, 31)
+    floor = T.broadcast(eps, lanes_of(q)) >> tirx.min(double - 2 * min_shift, 31)
     v = power(high, HALF - double) + power(low, -double) - power(mean_square, -16 - double) + floor
     return tirx.max(v, 1), q
 

@@ -15,8 +15,8 @@ def check(machine, run, x, *, shift=14, eps=1000, min_shift=0, dtype="int8", tok
     channels = x.shape[1]
     mul = random.integers(-32768, 32768, channels).astype(np.int32)
     bias = random.integers(-(2**24), 2**24, channels).astype(np.int32)
-    function = layernorm(channels, shift, eps, min_shift, machine[1], dtype=dtype, tokens=tokens)
-    y = run(function, [x, mul.astype(np.int16), bias], x.shape, dtype)
+    function = layernorm(channels, shift, machine[1], dtype=dtype, tokens=tokens)
+    y = run(function, [x, mul.astype(np.int16), bias, np.array([eps, min_shift], np.int32)], x.shape, dtype)
     want = dialect.layernorm(
         torch.from_numpy(x)[None], torch.from_numpy(mul), torch.from_numpy(bias), shift, eps, min_shift, dtype
     )

@@ -34,7 +34,7 @@ def kernels(isa: Isa) -> list[tvm.tirx.PrimFunc]:
         product(64, 96, Epilogue((Bias(), Add(14)), "int16"), isa, name="residual"),
         product(64, 96, Epilogue((Bias(), Requantize(15, -32768, 32767), Gelu(11, 15))), isa, name="with_gelu"),
         attention(Heads(2, 30, 30, 24, 24, isa), 15, 13, Epilogue((Requantize(15),))),
-        layernorm(100, 14, 7, 0, isa),
+        layernorm(100, 14, isa),
         elementwise(70, Epilogue((Requantize(15),)), isa),
         concat_tokens(1, 4, 70, isa),
         select_tokens(0, 1, 4, 70, isa),
