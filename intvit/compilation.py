@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 from intvit import targets
@@ -11,7 +12,7 @@ from intvit.constants import ConstantPool
 from intvit.entry import entry_module
 from intvit.errors import IntvitError
 from intvit.integer_model import IntegerModel
-from intvit.linking import link, require_compiler, require_space
+from intvit.linking import KINDS, link, require_compiler, require_space
 from intvit.program import Program, program_of
 from intvit.runtime import CompiledModel
 from intvit.seal import seal
@@ -41,19 +42,24 @@ def compile_model(model: IntegerModel, target: str = "auto", threads: int | None
 def write_module(model: IntegerModel, path: Path, target: str = "auto") -> None:
     """Compiles a model to `path`, whose suffix decides: `.so`, a shared library, or `.o`, for static linking.
 
-    The target may be another machine's. Errors as `compile_model`.
+    The target may be another machine's; TVM loads a `.so` only. Errors as `compile_model`.
     """
+    if path.suffix not in KINDS:
+        raise IntvitError(f"{path}: a module is written to {' or '.join(KINDS)}, which the suffix decides")
     cpu = targets.resolve(target)
     if not isinstance(model, IntegerModel):
         raise IntvitError(f"only an integer model can be compiled, not {type(model).__name__}: make one with quantize")
     prove_no_float(model.graph)
     prove_no_overflow(model.graph)
     compiler = require_compiler(cpu.triple)
-    require_space(sum(buffer.nbytes for buffer in model.graph.module.buffers()))
+    require_space(path.parent, sum(buffer.nbytes for buffer in model.graph.module.buffers()))
     with tempfile.TemporaryDirectory(prefix="intvit-", dir=path.parent) as name:
         folder = Path(name)
         variants = targets.variants_of(cpu)
         objects, program = _build(model, variants, folder)
+        if path.suffix == ".so":
+            objects.append(folder / "entry.o")
+            build_object(entry_module(program), variants[-1].target, objects[-1])
         (folder / "metadata.json").write_text(described(model, program, cpu.name))
         (folder / "model.h").write_text(header(program, variants))
         link(compiler, objects, folder, path)
@@ -62,7 +68,7 @@ def write_module(model: IntegerModel, path: Path, target: str = "auto") -> None:
 
 
 def _build(model: IntegerModel, variants: Sequence[Cpu], folder: Path) -> tuple[list[Path], Program]:
-    """An object for each variant, one for the packed functions, and the constants of all."""
+    """An object for each variant, and the constants of all."""
     constants = ConstantPool()
     objects = []
     for cpu in variants:
@@ -71,8 +77,6 @@ def _build(model: IntegerModel, variants: Sequence[Cpu], folder: Path) -> tuple[
         prove_no_float_module(module)
         objects.append(folder / f"{cpu.symbol}.o")
         build_object(module, cpu.target, objects[-1])
-    objects.append(folder / "entry.o")
-    build_object(entry_module(program), variants[-1].target, objects[-1])
     constants.write(folder / "constants.bin")
     return objects, program
 
@@ -85,6 +89,8 @@ def header(program: Program, variants: Sequence[Cpu]) -> str:
         "INTVIT_OUTPUT_PARAMETERS": ", ".join(f"void *{name}" for name in names),
         "INTVIT_OUTPUT_NAMES": ", ".join(names),
         "INTVIT_OUTPUT_ELEMENTS": ", ".join(f"outputs[{i}]" for i in range(len(names))),
+        "INTVIT_IMAGE_BYTES": str(prod(program.image.shape)),
+        "INTVIT_OUTPUT_BYTES": ", ".join(str(value.bytes) for value in program.outputs),
         "INTVIT_WORKSPACE": f"INT64_C({program.workspace})",
         "INTVIT_STATUS": str(STATUS),
         "INTVIT_STEPS": str(len(program.steps)),

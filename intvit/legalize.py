@@ -61,7 +61,7 @@ class Legalizer:
     """Kernels for the nodes of one graph, `shapes` at batch 1, on one instruction set."""
 
     def __init__(self, module: fx.GraphModule, shapes: dict[str, tuple[int, ...]], isa: Isa) -> None:
-        self.module, self.shapes, self.isa = module, shapes, isa
+        self.module, self.shapes, self.isa, self.vector = module, shapes, isa, isa.vector
 
     def groups(self) -> list[Group]:
         """The graph cut into kernels, each at the place of its last node."""
@@ -98,7 +98,7 @@ class Legalizer:
         x = _node(node.args[0])
         n = self.shapes[node.name][2]
         stage, operands, dtype = self._stage(node, x, n)
-        function = _elementwise(n, Epilogue((stage,), dtype), self.isa, self._dtype(x))
+        function = _elementwise(n, Epilogue((stage,), dtype), self.vector, self._dtype(x))
         return KernelCall(function, (x, *operands), n, dtype)
 
     _requantize = _add = _gelu = _elementwise
@@ -144,7 +144,7 @@ class Legalizer:
                 fields.append(int(values.flat[0]))
             else:
                 fields.append(None)
-                operands.append(pack.channels(values, n, dtype, self.isa))
+                operands.append(pack.channels(values, n, dtype, self.vector))
         return (fields[0], fields[1]), operands
 
     def _attention(self, group: Group) -> KernelCall:
@@ -167,7 +167,7 @@ class Legalizer:
 
     def _heads(self, q: Any, k: Any, v: Any, heads: Any) -> tuple[attention_kernel.Heads, int]:
         (_, queries, width), (_, keys, _), (_, _, columns) = (self.shapes[_node(x).name] for x in (q, k, v))
-        sizes = attention_kernel.Heads(heads, queries, keys, width // heads, columns // heads, self.isa)
+        sizes = attention_kernel.Heads(heads, queries, keys, width // heads, columns // heads, self.vector)
         return sizes, columns
 
     def _per_head(self, argument: Any, heads: int, dtype: str) -> Constant:
@@ -177,7 +177,7 @@ class Legalizer:
         node = group.nodes[0]
         x, multiplier, bias, shift, eps, min_shift, dtype = _arguments(node)
         _, tokens, n = self.shapes[node.name]
-        function = _layernorm(n, shift, self.isa, dtype, tokens)
+        function = _layernorm(n, shift, self.vector, dtype, tokens)
         mul, add = (np.broadcast_to(self._array(a), (n,)) for a in (multiplier, bias))
         floor = np.array([eps, min_shift], np.int32)
         return KernelCall(function, (_node(x), mul.astype(np.int16), add.astype(np.int32), floor), n, str(dtype))
@@ -186,7 +186,7 @@ class Legalizer:
         x, bias = _arguments(group.nodes[0])
         n = self.shapes[group.result.name][2]
         add = np.broadcast_to(self._array(bias), (n,)).astype(np.int32)
-        return KernelCall(_layernorm_published(n, self.isa), (_node(x), add), n, "int32")
+        return KernelCall(_layernorm_published(n, self.vector), (_node(x), add), n, "int32")
 
     def _gelu_published(self, group: Group) -> KernelCall:
         x, x0, multiplier, pre_shift, shift = _arguments(group.nodes[0])
@@ -194,26 +194,26 @@ class Legalizer:
         (pre, mul), operands = self._dyadic(pre_shift, multiplier, n)
         epilogue = Epilogue((Requantize(int(shift), pre=pre, mul=mul),), "int8")
         sigmoid = sigmoid_table(int(x0)).numpy()
-        return KernelCall(_gelu_published(n, epilogue, self.isa), (_node(x), sigmoid, *operands), n, "int8")
+        return KernelCall(_gelu_published(n, epilogue, self.vector), (_node(x), sigmoid, *operands), n, "int8")
 
     def _patchify(self, group: Group) -> KernelCall:
         node = group.nodes[0]
         image, height, width = _arguments(node)
-        function = _patchify(self.shapes[_node(image).name][1:], (height, width), self.isa)
+        function = _patchify(self.shapes[_node(image).name][1:], (height, width), self.vector)
         return KernelCall(function, (_node(image),), self.shapes[node.name][2], "int8")
 
     def _concat_tokens(self, group: Group) -> KernelCall:
         constant, x = (_node(a) for a in _arguments(group.nodes[0]))
         first = self._array(constant)
         _, tokens, n = self.shapes[x.name]
-        function = _concat_tokens(first.shape[0], tokens, n, self.isa)
+        function = _concat_tokens(first.shape[0], tokens, n, self.vector)
         return KernelCall(function, (first, x), n, "int16")
 
     def _select_tokens(self, group: Group) -> KernelCall:
         x, start, stop = _arguments(group.nodes[0])
         _, tokens, n = self.shapes[_node(x).name]
         dtype = self._dtype(_node(x))
-        function = _select_tokens(start, stop, tokens, n, self.isa, dtype)
+        function = _select_tokens(start, stop, tokens, n, self.vector, dtype)
         return KernelCall(function, (_node(x),), n, dtype)
 
     def _array(self, node: Any) -> Any:

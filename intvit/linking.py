@@ -2,9 +2,9 @@
 
 import errno
 import os
+import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +14,14 @@ from intvit.errors import IntvitError
 
 SOURCES = Path(__file__).with_name("embed")
 """The C source of every module, `module.c`, and its interface, `intvit.h`."""
+INTERFACE = re.compile(r"\b(intvit_\w+)\(")
+"""The functions that `intvit.h` declares."""
 CODE_SIZE = 8 << 20
 """Bytes that are more than enough for a module's code; the rest are its constants, in an object file and linked."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _KINDS = {".so": ("-shared", "-fPIC", "-Wl,-Bsymbolic", "-Wl,-z,noexecstack"), ".o": ("-r", "-nostdlib")}
 """The compiler's options by the suffix of the result: a shared library, or one object for static linking."""
+KINDS = tuple(_KINDS)
 
 
 def require_compiler(triple: str) -> str:
@@ -43,12 +46,12 @@ def _cross_compiler(triple: str) -> str:
     return name
 
 
-def require_space(constants: int) -> None:
-    """Raises `IntvitError` where the temporary folder cannot hold a module with so many bytes of constants.
+def require_space(folder: Path, constants: int) -> None:
+    """Raises `IntvitError` where a folder cannot hold the parts of a module with so many bytes of constants.
 
     Checked beforehand, because LLVM ends the whole process where it cannot write an object file.
     """
-    folder, needed = tempfile.gettempdir(), 4 * constants + CODE_SIZE
+    needed = 4 * constants + CODE_SIZE
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise _full(folder, f"{free / 1e6:.0f} MB are free, linking needs {needed / 1e6:.0f} MB")
@@ -57,24 +60,29 @@ def require_space(constants: int) -> None:
 def link(compiler: str, objects: Sequence[Path], folder: Path, path: Path) -> None:
     """Links objects and `module.c`, compiled with the `model.h` and data files of `folder`, into `path` (.so or .o).
 
+    An object shows the functions of `intvit.h` and no others, so that a program's own names cannot meet its kernels'.
     Raises `IntvitError` where there is no space, or with what the compiler said.
     """
     include = [f"-I{folder}", f"-I{SOURCES}", f"-Wa,-I{folder}"]
     module = folder / "module.o"
-    _run([compiler, "-x", "c", "-O2", "-fPIC", "-c", *include, str(SOURCES / "module.c"), "-o", str(module)])
-    _run([compiler, *_KINDS[path.suffix], "-o", str(path), str(module), *map(str, objects)])
+    _run(folder, [compiler, "-x", "c", "-O2", "-fPIC", "-c", *include, str(SOURCES / "module.c"), "-o", str(module)])
+    _run(folder, [compiler, *_KINDS[path.suffix], "-o", str(path), str(module), *map(str, objects)])
+    if path.suffix == ".o":
+        shown = [f"--keep-global-symbol={name}" for name in INTERFACE.findall((SOURCES / "intvit.h").read_text())]
+        _run(folder, [_run(folder, [compiler, "-print-prog-name=objcopy"]).strip(), *shown, str(path)])
 
 
-def _run(command: Sequence[str]) -> None:
+def _run(folder: Path, command: Sequence[str]) -> str:
+    """What a program prints that works in a folder."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
         raise IntvitError(f"the C compiler {command[0]!r} cannot be run ({error}): set CC to another one") from error
     if done.returncode == 0:
-        return
+        return done.stdout
     reason = linker_reason(done.stderr + done.stdout)
     if any(os.strerror(code) in done.stderr for code in _FULL):
-        raise _full(tempfile.gettempdir(), reason)
+        raise _full(folder, reason)
     raise IntvitError(
         f"linking failed ({reason}): check that {command[0]} can link a shared library, or set CC to another one"
     )
@@ -86,5 +94,7 @@ def linker_reason(text: str) -> str:
     return lines[0] if lines else "no reason given"
 
 
-def _full(folder: str, reason: str) -> IntvitError:
-    return IntvitError(f"{folder}: the disk is full ({reason}); free some space or set TMPDIR to another folder")
+def _full(folder: Path, reason: str) -> IntvitError:
+    return IntvitError(
+        f"{folder}: the disk is full ({reason}); free some space, write to another folder, or set TMPDIR"
+    )

@@ -25,6 +25,7 @@ from intvit.files import write_atomically
 from intvit.metadata import Metadata
 from intvit.model import Array, Model
 from intvit.seal import check_seal
+from intvit.verify.machine.elf import foreign_processor
 
 CPU_LACKS_INSTRUCTIONS, AMX_REFUSED = 1, 2
 SHARE_ALL_CORES = -3
@@ -143,6 +144,9 @@ def _opened(path: Path) -> Any:
     if not path.is_file():
         raise IntvitError(f"{path}: no such file")
     check_seal(path)
+    processor = foreign_processor(path)
+    if processor is not None:
+        raise IntvitError(f"{path}: compiled for {processor}, which this machine is not: compile with --target auto")
     try:
         module = tvm_ffi.load_module(str(path.resolve()))
         if module.implements_function("steps"):

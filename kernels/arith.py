@@ -16,6 +16,11 @@ Expr = Any  # a TIR expression or a Python int: TVM's annotations are too loose 
 Buffer = Any
 
 
+def like(x: Expr, value: int) -> Expr:
+    """A constant of the type and lanes of `x`: beside a narrower type than int32 an operator widens Python ints."""
+    return tirx.const(value, x.ty.dtype)
+
+
 def lanes_of(x: Expr) -> int:
     """How many lanes an expression has."""
     return int(x.ty.dtype.lanes)
@@ -24,18 +29,31 @@ def lanes_of(x: Expr) -> int:
 def rshift(x: Expr, s: Expr) -> Expr:
     """`(x + (1 << (s-1))) >> s`, `x` where `s = 0`."""
     if isinstance(s, int):
-        return x if s == 0 else (x + (1 << (s - 1))) >> s
-    return (x + (tirx.const(1 << 30, s.ty.dtype) >> (31 - s))) >> s  # no left shift by lanes: see `lshift`
+        return x if s == 0 else (x + like(x, half_unit(s))) >> like(x, s)
+    return (x + half_unit(s)) >> s
+
+
+def half_unit(s: Expr) -> Expr:
+    """What a rounding shift by `s` adds: `1 << (s-1)`, 0 where `s = 0`."""
+    if isinstance(s, int):
+        return (1 << s) >> 1
+    return tirx.const(1 << 30, s.ty.dtype) >> (31 - s)  # no left shift by lanes: see `lshift`
 
 
 def lshift(x: Expr, s: Expr) -> Expr:
-    """`x << s` for lanes `s` in 0..30, as a product: LLVM builds this shift from floats on plain SSE2."""
-    return x * (tirx.const(1 << 30, s.ty.dtype) >> (30 - s))
+    """`x << s` for lanes `s` in 0..31, bit by bit of `s`: LLVM builds a shift by lanes from floats on plain SSE2."""
+    s, lanes = let(s), lanes_of(x)
+    held = T.alloc_buffer((lanes,), "int32")  # stops TVM's simplifier
+    store(held, (0,), x)
+    for step in (16, 8, 4, 2, 1):
+        y = let(load(held, (0,), lanes))
+        store(held, (0,), tirx.Select((s & step) > 0, y << step, y))
+    return let(load(held, (0,), lanes))
 
 
 def clamp(x: Expr, low: int, high: int) -> Expr:
     """`x` limited to `[low, high]`."""
-    return tirx.max(tirx.min(x, high), low)
+    return tirx.max(tirx.min(x, like(x, high)), like(x, low))
 
 
 def sat16(x: Expr) -> Expr:

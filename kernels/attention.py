@@ -18,25 +18,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Buffer, Expr, bit_length, let, load, load32, lshift, rshift, sat16, store, widen
+from intvit.kernels.arith import Buffer, Expr, let, load, load32, store, widen
 from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.finish import Finish, operand_tensors
 from intvit.kernels.function import Tensor, function, registers, scratch, symbol
+from intvit.kernels.int16 import INT32, concat
+from intvit.kernels.interleave import join, shuffled, transposed
 from intvit.kernels.isa import Isa
 from intvit.kernels.pack import round_up
+from intvit.kernels.shiftmax import Shiftmax
+from intvit.kernels.softmax import Scaling, Softmax, Vectors
 from intvit.kernels.tile import add_products, even_blocks, registers_from, runs, widen_row
 
-CURVATURE = 2784
 Line = Callable[[Expr], Expr]  # the row of the tensors that holds query `t` of a block
-Vectors = Callable[[Expr], Expr]  # int32 lanes to int32 lanes
-Scaling = Callable[[Expr], Vectors]  # for query `t` of a block
 
-TASKS = 12  # tasks of one batch element, for up to that many threads; each packs its keys and values again
+TASKS = 6  # least tasks of one batch element; each packs its keys and values again
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,16 @@ class Heads:
 
     @property
     def splits(self) -> int:
-        """Tasks of a head: even in all for two threads where that costs little."""
-        splits = max(1, min(TASKS // self.heads, self.blocks))
-        return splits + 1 if splits * self.heads % 2 and splits < self.blocks else splits
+        """Tasks of a head: enough in all, and least work for the busier of two threads."""
+
+        def slowest(splits: int) -> int:
+            """Work of the busier thread in fifths of a block: packing costs a task about one."""
+            tasks = [(i + 1) * self.blocks // splits - i * self.blocks // splits for i in range(splits)] * self.heads
+            half = -(-len(tasks) // 2)
+            return max(5 * sum(part) + len(part) for part in (tasks[:half], tasks[half:]))
+
+        choices = range(min(self.blocks, -(-TASKS // self.heads)), self.blocks + 1)
+        return min(choices, key=slowest)
 
     @property
     def tile(self) -> int:
@@ -74,12 +81,12 @@ class Heads:
     @property
     def padded_keys(self) -> int:
         """Keys with repetitions of the last: whole tiles and whole groups, at least two of each."""
-        return max(round_up(self.keys, self.tile), round_up(self.keys, self.isa.group), 2 * self.isa.group)
+        return max(round_up(self.keys, self.tile), self.groups * self.isa.wide.group)
 
     @property
     def groups(self) -> int:
         """Steps of the second product."""
-        return max(2, -(-self.keys // self.isa.group))
+        return max(2, -(-self.keys // self.isa.wide.group))
 
     @property
     def steps(self) -> int:
@@ -89,31 +96,7 @@ class Heads:
     @property
     def value_stride(self) -> int:
         """int16 elements of a group of values."""
-        return round_up(self.value_size, self.isa.lanes) * self.isa.group
-
-
-class Softmax(Protocol):
-    """What happens between the two products; `pre` and `mul` are the dyadic number of the head's scores."""
-
-    def stored(self, sums: Expr, pre: Expr, mul: Expr) -> Expr:
-        """What is kept of the sums of the first product, int32 lanes."""
-
-    def weigh(self, scores: Buffer, top: Buffer, pre: Expr, mul: Expr, weights: Buffer, sizes: Heads) -> Scaling | None:
-        """Fills the 16-bit weights of a block from its scores and their maxima; what is left to do to `P.V`."""
-
-
-@dataclass(frozen=True)
-class Shiftmax:
-    """Exponentials of `bits` bits, divided by their sum after the second product."""
-
-    score_shift: int
-    bits: int
-
-    def stored(self, sums: Expr, pre: Expr, mul: Expr) -> Expr:
-        return sums
-
-    def weigh(self, scores: Buffer, top: Buffer, pre: Expr, mul: Expr, weights: Buffer, sizes: Heads) -> Scaling:
-        return row_means(block_weights(scores, top, (pre, mul, self.score_shift, self.bits), weights, sizes), sizes.isa)
+        return round_up(self.value_size, self.isa.lanes) * self.isa.wide.group
 
 
 def attention(
@@ -130,22 +113,22 @@ def attention_with(softmax: Softmax, sizes: Heads, epilogue: Epilogue, *, name: 
     heads * value_size], score_pre int8 [heads], score_mul int16 [heads], the epilogue's operands; output
     [batch * queries, heads * value_size] of the epilogue's type.
     """
-    sizes = replace(sizes, isa=sizes.isa.wide)
-    heads, isa = sizes.heads, sizes.isa
+    sizes = replace(sizes, isa=sizes.isa.vector)
+    heads, isa, pairs = sizes.heads, sizes.isa, sizes.isa.wide
     rows, key_rows = symbol("rows"), symbol("key_rows")
 
     def body(q: Buffer, k: Buffer, v: Buffer, pre: Buffer, mul: Buffer, *rest: Buffer) -> None:
         finish = Finish(epilogue, rest[:-1], rest[-1], heads * sizes.value_size, isa)
         with T.parallel(rows // sizes.queries * (heads * sizes.splits)) as task:
             b, head = let(task // (heads * sizes.splits)), let(task // sizes.splits % heads)
-            wide = scratch((sizes.padded_keys, sizes.steps * isa.group), "int16")
+            wide = scratch((sizes.padded_keys, sizes.steps * isa.group), isa.element)
             with T.serial(sizes.padded_keys) as s:
                 row = let(b * sizes.keys + tirx.min(s, sizes.keys - 1))
                 widen_row(k, (row, head * sizes.head_size), wide, s, sizes.head_size, isa)
             values = scratch((sizes.groups, sizes.value_stride), "int16")
             interleave_values(v, b, head, values, sizes)
             scores = scratch((sizes.padded_keys, isa.lanes), "int32")
-            weights = scratch((sizes.groups, isa.lanes * isa.group), "int16")
+            weights = scratch((sizes.groups, isa.lanes * pairs.group), "int16")
             split = let(task % sizes.splits)
             begin, end = (let((split + i) * sizes.blocks // sizes.splits) for i in (0, 1))
             with T.serial(end - begin) as j:
@@ -156,8 +139,8 @@ def attention_with(softmax: Softmax, sizes: Heads, epilogue: Epilogue, *, name: 
 
                 dyadic = let(load32(pre, (head,), 1)), let(load32(mul, (head,), 1))
                 top = block_scores(q, line, head, wide, scores, sizes, lambda sums: softmax.stored(sums, *dyadic))
-                scaling = softmax.weigh(scores, top, *dyadic, weights, sizes)
-                block_values(weights, values, scaling, line, head, finish, sizes)
+                scaling = softmax.weigh(scores, top, *dyadic, weights, sizes.keys, pairs)
+                block_values(weights, values, scaling, line, first, head, finish, sizes)
 
     columns = heads * sizes.head_size
     tensors = [
@@ -172,19 +155,9 @@ def attention_with(softmax: Softmax, sizes: Heads, epilogue: Epilogue, *, name: 
     return function(name, tensors, body)
 
 
-def join(parts: list[Expr]) -> Expr:
-    """`group` vectors of int32 lanes within int16 as one of int16, lane by lane (little-endian)."""
-    if len(parts) == 1:
-        return widen(parts[0], "int16")
-    low, high = parts
-    pairs = (low & 0xFFFF) | (high << 16)
-    lanes = int(pairs.ty.dtype.lanes)
-    return tirx.reinterpret(f"int16x{2 * lanes}", pairs)
-
-
 def interleave_values(v: Buffer, b: Expr, head: Expr, values: Buffer, sizes: Heads) -> None:
     """Values of a head as the second product reads them: a step is a group of tokens, `group` int16 of each channel."""
-    group = sizes.isa.group
+    group = sizes.isa.wide.group
     with T.serial(sizes.groups) as g:
         rows = [let(b * sizes.keys + tirx.min(g * group + i, sizes.keys - 1)) for i in range(group)]
         for offset, lanes in runs(sizes.value_size, sizes.isa.lanes):
@@ -197,21 +170,24 @@ def block_scores(
 ) -> Buffer:
     """Scores of a block of queries with all keys, as `stored`, a query in each lane; returns their maximum."""
     isa, group = sizes.isa, sizes.isa.group
-    row = scratch((isa.lanes, sizes.steps * group), "int16")
-    for t in range(isa.lanes):
-        widen_row(q, (line(t), head * sizes.head_size), row, t, sizes.head_size, isa)
-    turned = scratch((sizes.steps, isa.lanes), "int32" if group == 2 else "int16")
-    with T.serial(sizes.steps) as s:
-        for t in range(isa.lanes):
-            x = load(row, (t, s * group), group)
-            store(turned, (s, t), tirx.reinterpret("int32", x) if group == 2 else x)
+    turned = turned_queries(q, line, head, sizes)
+
+    def column(s: Expr) -> Expr:
+        return tirx.reinterpret(f"{isa.signed.element}x{isa.lanes * group}", load(turned, (s, 0), isa.lanes))
+
+    start = registers(1, isa.lanes)[0]
+    store(start, (0,), tirx.const(0, f"int32x{isa.lanes}"))
+    if isa.zero:
+        zeros = tirx.const(isa.zero, f"{isa.element}x{isa.lanes * group}")
+        with T.serial(sizes.steps) as s:
+            store(start, (0,), isa.dot(load(start, (0,), isa.lanes), zeros, column(s)))
+        store(start, (0,), 0 - load(start, (0,), isa.lanes))
     top = registers(1, isa.lanes)[0]
     store(top, (0,), tirx.const(-(2**31), f"int32x{isa.lanes}"))
     with T.serial(-(-sizes.keys // sizes.tile)) as block:
-        sums = registers_from([None], sizes.tile, isa)
+        sums = registers_from([load(start, (0,), isa.lanes)], sizes.tile, isa)
         with T.serial(sizes.steps) as s:
-            column = tirx.reinterpret(f"int16x{isa.lanes * group}", load(turned, (s, 0), isa.lanes))
-            add_products(sums, lambda r: load(wide, (block * sizes.tile + r, s * group), group), [column], isa)
+            add_products(sums, lambda r: load(wide, (block * sizes.tile + r, s * group), group), [column(s)], isa)
         for r, (accumulator,) in enumerate(sums):
             x = let(stored(load(accumulator, (0,), isa.lanes)))
             store(scores, (block * sizes.tile + r, 0), x)
@@ -219,54 +195,21 @@ def block_scores(
     return top
 
 
-def exponentials(t: Expr, bits: int) -> Expr:
-    """`2^(bits - 2/256) * 2^(t / 256)`, rounded, for `t <= 0`; 0 where it is below 1/2."""
-    u = let(tirx.max(t + ((bits << 8) - 2), -257))
-    i, f = let(u >> 8), let(u & 255)
-    m = ((f << 6) + (1 << 14)) - rshift(f * (256 - f) * CURVATURE, 15)
-    return let(rshift(m, let(14 - i)))  # 14 - i is 0..16, and 16 gives 0: m < 2^15
-
-
-def block_weights(
-    scores: Buffer, top: Buffer, log2: tuple[Expr, Expr, int, int], weights: Buffer, sizes: Heads
-) -> Buffer:
-    """Exponentials of a block of scores, grouped as the second product reads them; returns their sums."""
-    lanes, group = sizes.isa.lanes, sizes.isa.group
-    pre, mul, shift, bits = log2
-    total = registers(1, lanes)[0]
-    store(total, (0,), tirx.const(0, f"int32x{lanes}"))
-    with T.serial(sizes.groups) as g:
-        parts = []
-        for i in range(group):
-            below = load(scores, (g * group + i, 0), lanes) - load(top, (0,), lanes)
-            e = exponentials(rshift(sat16(rshift(below, pre)) * mul, shift), bits)
-            if sizes.groups * group > sizes.keys:
-                e = let(tirx.Select(g * group + i < sizes.keys, tirx.const(-1, "int32"), tirx.const(0, "int32")) & e)
-            store(total, (0,), load(total, (0,), lanes) + e)
-            parts.append(e)
-        store(weights, (g, 0), join(parts))
-    return total
-
-
-def reciprocal(total: Expr) -> tuple[Expr, Expr]:
-    """Bit length of a row sum of at least 128, and `2^29` over the sum scaled to 15 bits, at most `2^15 - 1`."""
-    bits = bit_length(let(total))
-    scaled = lshift(total, tirx.max(15 - bits, 0)) >> tirx.max(bits - 15, 0)
-    return bits, tirx.min(tirx.truncdiv(tirx.const(1 << 29, total.ty.dtype), scaled), 32767)
-
-
-def row_means(total: Buffer, isa: Isa) -> Scaling:
-    """For query `t` of a block, what divides its `P.V` by its sum."""
-    bits, inverse = reciprocal(load(total, (0,), isa.lanes))
-    shifts, inverses = registers(2, isa.lanes)
-    store(shifts, (0,), bits - 8)
-    store(inverses, (0,), inverse)
-
-    def divide(t: Expr) -> Vectors:
-        shift, factor = let(load(shifts, (t,), 1)), let(load(inverses, (t,), 1))
-        return lambda sums: rshift(sat16(rshift(sums, shift)) * factor, 15)
-
-    return divide
+def turned_queries(q: Buffer, line: Line, head: Expr, sizes: Heads) -> Buffer:
+    """A block of queries with a query in each lane, by steps of the first product."""
+    isa, group = sizes.isa, sizes.isa.group
+    steps = round_up(sizes.steps, isa.lanes)
+    row = scratch((isa.lanes, steps * group), isa.signed.element)
+    for t in range(isa.lanes):
+        widen_row(q, (line(t), head * sizes.head_size), row, t, sizes.head_size, isa.signed)
+    kind = row.ty.dtype if group == 1 else "int32"
+    turned = scratch((steps, isa.lanes), kind)
+    with T.serial(steps // isa.lanes) as block:
+        first = let(block * isa.lanes)
+        rows = [load(row, (t, first * group), isa.lanes * group) for t in range(isa.lanes)]
+        for s, column in enumerate(transposed([let(tirx.reinterpret(f"{kind}x{isa.lanes}", x)) for x in rows])):
+            store(turned, (first + s, 0), column)
+    return turned
 
 
 def block_values(
@@ -274,15 +217,17 @@ def block_values(
     values: Buffer,
     scaling: Scaling | None,
     line: Line,
+    first_query: Expr,
     head: Expr,
     finish: Finish,
     sizes: Heads,
 ) -> None:
     """`P.V` of a block of queries, scaled query by query, through the epilogue."""
-    isa, group, lanes = sizes.isa, sizes.isa.group, sizes.isa.lanes
+    isa, group, lanes = sizes.isa.wide, sizes.isa.wide.group, sizes.isa.lanes
     rows = min(lanes // 2, 8)
     vectors = -(-sizes.value_size // lanes)
-    with T.serial(lanes // rows) as part:
+    valid = tirx.min((sizes.queries - first_query + (rows - 1)) // rows, lanes // rows)
+    with T.serial(valid) as part:
         lines = [let(line(part * rows + r)) for r in range(rows)]
         for v in range(0, vectors, isa.vectors):
             width = min(isa.vectors, vectors - v)
@@ -293,7 +238,9 @@ def block_values(
             if scaling is not None:
                 for r, accumulators in enumerate(sums):
                     scaled = scaling(part * rows + r)
-                    for accumulator in accumulators:
-                        store(accumulator, (0,), scaled(load(accumulator, (0,), lanes)))
+                    for pair in (accumulators[i : i + 2] for i in range(0, width, 2)):
+                        means = let(widen(scaled(concat([load(x, (0,), lanes) for x in pair])), INT32))
+                        for i, accumulator in enumerate(pair):
+                            store(accumulator, (0,), shuffled([means], [i * lanes + j for j in range(lanes)]))
             first = let(head * sizes.value_size + v * lanes)
             finish.part(sums, lines, first, min(width * lanes, sizes.value_size - v * lanes))

@@ -19,9 +19,11 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from intvit.kernels.arith import Buffer, Expr, clamp, let, load, rshift, sat16, store
-from intvit.kernels.attention import Heads, attention_with, join
+from intvit.kernels.attention import Heads, attention_with
 from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.function import registers
+from intvit.kernels.interleave import join
+from intvit.kernels.isa import Isa
 
 BITS = 15
 LARGEST = (1 << 31) - 1
@@ -45,18 +47,18 @@ class PublishedShiftmax:
     def stored(self, sums: Expr, pre: Expr, mul: Expr) -> Expr:
         return clamp(rshift(sat16(rshift(sums, pre)) * mul, self.score_shift), -128, 127)
 
-    def weigh(self, scores: Buffer, top: Buffer, pre: Expr, mul: Expr, weights: Buffer, sizes: Heads) -> None:
-        lanes, group = sizes.isa.lanes, sizes.isa.group
+    def weigh(self, scores: Buffer, top: Buffer, pre: Expr, mul: Expr, weights: Buffer, keys: int, isa: Isa) -> None:
+        lanes, group, groups = isa.lanes, isa.group, int(weights.shape[0])
         total = registers(1, lanes)[0]
         store(total, (0,), tirx.const(0, f"int32x{lanes}"))
-        with T.serial(sizes.keys) as s:
+        with T.serial(keys) as s:
             e = shift_exponential(load(scores, (s, 0), lanes) - load(top, (0,), lanes), self.x0)
             store(scores, (s, 0), e)
             store(total, (0,), load(total, (0,), lanes) + e)
-        for s in range(sizes.keys, sizes.groups * group):
+        for s in range(keys, groups * group):
             store(scores, (s, 0), tirx.const(0, f"int32x{lanes}"))
         factor = let(tirx.truncdiv(tirx.const(LARGEST, f"int32x{lanes}"), load(total, (0,), lanes)))
-        with T.serial(sizes.groups) as g:
+        with T.serial(groups) as g:
             parts = [let((load(scores, (g * group + i, 0), lanes) * factor) >> 16) for i in range(group)]
             store(weights, (g, 0), join(parts))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Buffer, Expr, load32
+from intvit.kernels.arith import Buffer, Expr, let, load
 from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.finish import Finish, operand_tensors
 from intvit.kernels.function import Tensor, function, symbol
@@ -27,9 +27,14 @@ def elementwise(
         with T.parallel(rows) as row:
 
             def visit(column: Expr, lanes: int) -> None:
-                finish.put(load32(x, (row, column), lanes), row, column, finish.columns(column, lanes))
+                finish.put(load(x, (row, column), lanes), row, column, finish.columns(column, lanes))
 
-            across(n, isa, visit)
+            pairs = n // (2 * isa.lanes)
+            if pairs:
+                with T.serial(pairs) as i:
+                    visit(let(i * (2 * isa.lanes)), 2 * isa.lanes)
+            done = pairs * 2 * isa.lanes
+            across(n - done, isa, lambda column, lanes: visit(column + done, lanes))
 
     tensors = [
         Tensor("x", (rows, n), dtype),

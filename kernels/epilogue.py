@@ -1,7 +1,7 @@
 """What a kernel does with int32 accumulators before it stores them: one composable function for all kernels.
 
-An `Epilogue` is a sequence of stages; each maps int32 lanes (one row, neighbouring columns) to int32 lanes. For row `r`
-and column `c`, with `rshift` and `sat16` of `arith`:
+An `Epilogue` is a sequence of stages; each maps lanes (one row, neighbouring columns) to lanes: int32 where they come
+in, int16 from the first saturation on. For row `r` and column `c`, with `rshift` and `sat16` of `arith`:
 
     Bias         y = x + bias[c]
     Requantize   y = clamp(rshift(sat16(rshift(x, pre[c])) * mul[c], shift) + zero_point, low, high)
@@ -21,9 +21,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from intvit.kernels.arith import Expr, clamp, rshift, sat16
+from intvit.kernels.arith import Expr, clamp, half_unit, like, rshift, widen
+from intvit.kernels.int16 import INT16, INT32, LEAST, MOST, multiply_add, multiply_high, packed
+from intvit.kernels.isa import Isa
 
-Fetch = Callable[[str], Expr]  # the int32 lanes of a named operand, at the row and columns of the vector
+Fetch = Callable[[str], Expr]  # the lanes of a named operand in its own type, at the row and columns of the vector
+MOST_PRODUCT = 1 << 30  # of two 16-bit numbers
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,11 @@ class Stage(Protocol):
     def operands(self) -> tuple[Operand, ...]:
         """The inputs the step reads."""
 
-    def apply(self, x: Expr, fetch: Fetch) -> Expr:
-        """Int32 lanes to int32 lanes."""
+    def rounding(self, fetch: Fetch) -> Expr:
+        """What the step first adds to an int32 `x` to round it: sums can begin with it. 0 where there is nothing."""
+
+    def apply(self, x: Expr, fetch: Fetch, isa: Isa, *, rounded: bool) -> Expr:
+        """Lanes to lanes; `rounded`: `x` has `rounding` in it."""
 
 
 def dyadic_operands(pre: int | None, mul: int | None, prefix: str = "") -> tuple[Operand, ...]:
@@ -52,10 +58,46 @@ def dyadic_operands(pre: int | None, mul: int | None, prefix: str = "") -> tuple
     return tuple(Operand(name, dtype) for name, dtype, value in vectors if value is None)
 
 
-def scaled(x: Expr, pre: int | None, mul: int | None, fetch: Fetch, prefix: str = "") -> Expr:
-    """`sat16(rshift(x, pre)) * mul`."""
-    shift = fetch(f"{prefix}pre") if pre is None else pre
-    return sat16(rshift(x, shift)) * (fetch(f"{prefix}mul") if mul is None else mul)
+def pre_shift(pre: int | None, fetch: Fetch, prefix: str = "") -> Expr:
+    """A shift of int32 lanes."""
+    return widen(fetch(f"{prefix}pre"), INT32) if pre is None else pre
+
+
+def multiplier(mul: int | None, fetch: Fetch, prefix: str = "") -> Expr:
+    """A factor of int16 lanes, or a Python int."""
+    return fetch(f"{prefix}mul") if mul is None else mul
+
+
+def shifted(x: Expr, pre: Expr, isa: Isa, *, rounded: bool = False) -> Expr:
+    """`sat16(rshift(x, pre))` as int16 lanes; `rounded`: `x` has the half unit in it."""
+    if isinstance(pre, int) and pre == 0 and not str(x.ty.dtype).startswith(INT32):
+        return widen(x, INT16)
+    x = widen(x, INT32)
+    return packed(x >> pre if rounded else rshift(x, pre), isa)
+
+
+def requantized(a: Expr, mul: Expr, shift: int, zero_point: int, limits: tuple[int, int], isa: Isa) -> Expr:
+    """`clamp(rshift(a * mul, shift) + zero_point, *limits)` of int16 lanes: int16 where the limits are, else int32.
+
+    From `shift = 17` on 16 bits are enough: floors nest, so `rshift(p, shift)` is `rshift(p >> 16, shift - 16)`, and
+    `p >> 16` is at most 2^14. Where it fits, the zero point is added before the shift.
+    """
+    low, high = (min(max(limit, LEAST), MOST) for limit in limits)
+    if shift > 16 and (MOST_PRODUCT >> shift) + abs(zero_point) < MOST:
+        rest = shift - 16
+        before = zero_point if (MOST_PRODUCT >> 16) + half_unit(rest) + (abs(zero_point) << rest) <= MOST else 0
+        y = (multiply_high(a, mul) + like(a, half_unit(rest) + (before << rest))) >> like(a, rest)
+        return clamp(y + like(a, zero_point - before), low, high)
+    if 0 < shift <= 15:
+        y = (multiply_add(a, mul, 1, half_unit(shift), isa) >> shift) + zero_point
+    else:
+        y = rshift(product32(a, mul), shift) + zero_point
+    return clamp(packed(y, isa), low, high) if limits == (low, high) else clamp(y, *limits)
+
+
+def product32(a: Expr, mul: Expr) -> Expr:
+    """`a * mul` of int16 lanes in int32."""
+    return widen(a, INT32) * (mul if isinstance(mul, int) else widen(mul, INT32))
 
 
 @dataclass(frozen=True)
@@ -63,10 +105,13 @@ class Bias:
     """Add a constant per column."""
 
     def operands(self) -> tuple[Operand, ...]:
-        return (Operand("bias", "int32"),)
+        return (Operand("bias", INT32),)
 
-    def apply(self, x: Expr, fetch: Fetch) -> Expr:
-        return x + fetch("bias")
+    def rounding(self, fetch: Fetch) -> Expr:
+        return 0
+
+    def apply(self, x: Expr, fetch: Fetch, isa: Isa, *, rounded: bool) -> Expr:
+        return widen(x, INT32) + fetch("bias")
 
 
 @dataclass(frozen=True)
@@ -83,9 +128,12 @@ class Requantize:
     def operands(self) -> tuple[Operand, ...]:
         return dyadic_operands(self.pre, self.mul)
 
-    def apply(self, x: Expr, fetch: Fetch) -> Expr:
-        y = rshift(scaled(x, self.pre, self.mul, fetch), self.shift)
-        return clamp(y + self.zero_point if self.zero_point else y, self.low, self.high)
+    def rounding(self, fetch: Fetch) -> Expr:
+        return half_unit(pre_shift(self.pre, fetch))
+
+    def apply(self, x: Expr, fetch: Fetch, isa: Isa, *, rounded: bool) -> Expr:
+        a = shifted(x, pre_shift(self.pre, fetch), isa, rounded=rounded)
+        return requantized(a, multiplier(self.mul, fetch), self.shift, self.zero_point, (self.low, self.high), isa)
 
 
 @dataclass(frozen=True)
@@ -97,7 +145,7 @@ class Add:
     mul: int | None = None
     arm_pre: int | None = None
     arm_mul: int | None = None
-    arm_dtype: str = "int16"
+    arm_dtype: str = INT16
     tokens: int = 0
 
     def operands(self) -> tuple[Operand, ...]:
@@ -105,9 +153,14 @@ class Add:
         own, other = dyadic_operands(self.pre, self.mul), dyadic_operands(self.arm_pre, self.arm_mul, "arm_")
         return (*own, *other, arm)
 
-    def apply(self, x: Expr, fetch: Fetch) -> Expr:
-        own = scaled(x, self.pre, self.mul, fetch)
-        return sat16(rshift(own + scaled(fetch("arm"), self.arm_pre, self.arm_mul, fetch, "arm_"), self.shift))
+    def rounding(self, fetch: Fetch) -> Expr:
+        return half_unit(pre_shift(self.pre, fetch))
+
+    def apply(self, x: Expr, fetch: Fetch, isa: Isa, *, rounded: bool) -> Expr:
+        own = shifted(x, pre_shift(self.pre, fetch), isa, rounded=rounded)
+        other = shifted(fetch("arm"), pre_shift(self.arm_pre, fetch, "arm_"), isa)
+        factors = multiplier(self.mul, fetch), multiplier(self.arm_mul, fetch, "arm_")
+        return packed(rshift(multiply_add(own, factors[0], other, factors[1], isa), self.shift), isa)
 
 
 @dataclass(frozen=True)
@@ -131,11 +184,17 @@ class Epilogue:
         """Whether it begins with a bias, which a matrix kernel can start its sums from."""
         return bool(self.stages) and isinstance(self.stages[0], Bias)
 
-    def apply(self, x: Expr, fetch: Fetch, *, biased: bool = False) -> Expr:
-        """All stages; `fetch` knows the operands by the names in `operands`. `biased`: `x` has the first bias in it."""
+    def start(self, fetch: Fetch) -> Expr:
+        """What the sums of a biased epilogue begin with: the bias, and what the stage after it rounds with."""
+        first = fetch("bias")
+        return first + self.stages[1].rounding(_renamed(fetch, 1)) if len(self.stages) > 1 else first
+
+    def apply(self, x: Expr, fetch: Fetch, isa: Isa, *, started: bool = False) -> Expr:
+        """All stages; `fetch` knows the operands by the names in `operands`. `started`: `x` has `start` in it."""
+        started = started and self.biased
         for index, stage in enumerate(self.stages):
-            if not (biased and self.biased and index == 0):
-                x = stage.apply(x, _renamed(fetch, index))
+            if not (started and index == 0):
+                x = stage.apply(x, _renamed(fetch, index), isa, rounded=started and index == 1)
         return x
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Buffer, Expr, lanes_of, let, load, load32, store
-from intvit.kernels.epilogue import Epilogue, Operand
+from intvit.kernels.arith import Buffer, Expr, lanes_of, let, load, store
+from intvit.kernels.epilogue import Epilogue, Fetch, Operand
 from intvit.kernels.function import Tensor
+from intvit.kernels.int16 import concat
 from intvit.kernels.isa import Isa
 from intvit.kernels.pack import round_up
 
@@ -19,7 +20,7 @@ def operand_tensors(epilogue: Epilogue, rows: Expr, n: int, isa: Isa) -> list[Te
 
     def shape(operand: Operand) -> tuple[Expr, ...]:
         if operand.per == "column":
-            return (round_up(n, isa.panel),)
+            return (round_up(n, isa.columns),)
         return (operand.tokens if operand.per == "token" else rows, n)
 
     return [Tensor(operand.name, shape(operand), operand.dtype) for operand in epilogue.operands]
@@ -38,25 +39,29 @@ class Finish:
 
     def start(self, column: Expr) -> Expr | None:
         """What the sums of a vector of columns begin with, `None` for zero."""
-        return load32(self.buffers[0], (column,), self.isa.lanes) if self.biased else None
+        return self.epilogue.start(self._fetch(None, column, self.isa.lanes, {})) if self.biased else None
 
     def columns(self, column: Expr, lanes: int) -> dict[str, Expr]:
         """The per-column operands of a vector of columns, loaded once for all rows."""
-        pairs = zip(self.epilogue.operands, self.buffers, strict=True)
-        return {o.name: let(load32(b, (column,), lanes)) for o, b in pairs if o.per == "column"}
+        return {o.name: let(load(b, (column,), lanes)) for o, b in self._operands() if o.per == "column"}
 
     def put(self, x: Expr, row: Expr, column: Expr, known: dict[str, Expr]) -> None:
-        """Int32 lanes of one row, through the epilogue into `y`."""
+        """Integer lanes of one row, through the epilogue into `y`."""
+        fetch = self._fetch(row, column, lanes_of(x), known)
+        store(self.y, (row, column), self.epilogue.apply(x, fetch, self.isa, started=self.biased))
 
+    def _operands(self) -> list[tuple[Operand, Buffer]]:
+        return list(zip(self.epilogue.operands, self.buffers, strict=True))
+
+    def _fetch(self, row: Expr, column: Expr, lanes: int, known: dict[str, Expr]) -> Fetch:
         def fetch(name: str) -> Expr:
             if name in known:
                 return known[name]
-            operand, buffer = next(
-                (o, b) for o, b in zip(self.epilogue.operands, self.buffers, strict=True) if o.name == name
-            )
-            return load32(buffer, (_row_of(operand, row), column), lanes_of(x))
+            operand, buffer = next((o, b) for o, b in self._operands() if o.name == name)
+            index = (column,) if operand.per == "column" else (_row_of(operand, row), column)
+            return load(buffer, index, lanes)
 
-        store(self.y, (row, column), self.epilogue.apply(x, fetch, biased=self.biased))
+        return fetch
 
     def tile(self, sums: list[list[Buffer]], rows: list[Expr], panel: Expr) -> None:
         """A tile of sums; in the last panel only the columns that exist."""
@@ -71,13 +76,13 @@ class Finish:
                 self.part(sums, rows, whole * self.isa.panel, self.n - whole * self.isa.panel)
 
     def whole(self, sums: list[list[Buffer]], rows: list[Expr], first: Expr) -> None:
-        """All columns of the sums, a vector at a time."""
+        """All columns of the sums, two vectors at a time: their int16 lanes are one vector."""
         lanes = self.isa.lanes
-        for v in range(len(sums[0])):
+        for v in range(0, len(sums[0]), 2):
             column = let(first + v * lanes)
-            known = self.columns(column, lanes)
+            known = self.columns(column, len(sums[0][v : v + 2]) * lanes)
             for row, line in zip(sums, rows, strict=True):
-                self.put(load(row[v], (0,), lanes), line, column, known)
+                self.put(concat([load(b, (0,), lanes) for b in row[v : v + 2]]), line, column, known)
 
     def part(self, sums: list[list[Buffer]], rows: list[Expr], first: Expr, count: int) -> None:
         """The first `count` columns of the sums: whole vectors, then one column at a time."""

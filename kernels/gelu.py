@@ -3,7 +3,7 @@
     GELU(x) = max(x, 0) - u p(u)^4,   u = min(|x| << (13 - fraction), 2^15 - 1) in Q15 (a quarter of |x|)
     y = clamp(rshift(sat16(rshift(GELU, pre[c])) * mul[c], shift) + zero_point, -128, 127)
 
-`x` is int32 lanes within int16; every product is of two 16-bit numbers and fits int32.
+`x` is int16 lanes. All values of the polynomial are within int16 (tests/kernels/test_epilogue.py tries every `u`).
 """
 
 from __future__ import annotations
@@ -12,24 +12,40 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from intvit.kernels.arith import Expr, clamp, let, rshift
-from intvit.kernels.epilogue import Fetch, Operand, dyadic_operands, scaled
+from intvit.kernels.arith import Expr, half_unit, like, widen
+from intvit.kernels.epilogue import Fetch, Operand, dyadic_operands, multiplier, pre_shift, requantized, shifted
+from intvit.kernels.int16 import INT16, INT32, MOST, kept, rounding_multiply
+from intvit.kernels.isa import Isa
 
 FRACTION = 13
 POLYNOMIAL = (25768, -27313, -22560, 27617)
+LOW, HIGH = -128, 127
 
 
-def gelu_fixed_point(x: Expr, fraction: int) -> Expr:
-    """GELU of `x / 2^fraction` in Q13."""
+def bump(x: Expr, fraction: int, isa: Isa) -> Expr:
+    """`u p(u)^4` of `x / 2^fraction` in Q13, int16 lanes: what GELU is below `max(x, 0)`."""
     up = FRACTION - fraction
-    u = let(tirx.min(tirx.max(x, -x) << up, 32767))
-    p = u * POLYNOMIAL[0]
-    for coefficient in POLYNOMIAL[1:-1]:
-        p = (rshift(p, 15) + coefficient) * u
-    p = let(rshift(p, 15) + POLYNOMIAL[-1])
-    p2 = let(rshift(p * p, 15))
-    p4 = rshift(p2 * p2, 15)
-    return (tirx.max(x, 0) << up) - rshift(u * p4, 15)
+    magnitude = widen(tirx.max(x, like(x, 0) - x), "uint16")
+    cut = tirx.min(magnitude, like(magnitude, 1 << (15 - up)))
+    u = kept(widen(tirx.min(cut << like(cut, up), like(cut, MOST)), INT16))
+    p = like(x, POLYNOMIAL[0])
+    for coefficient in POLYNOMIAL[1:]:
+        p = rounding_multiply(p, u, isa) + like(x, coefficient)
+    p = kept(p)
+    p2 = kept(rounding_multiply(p, p, isa))
+    return kept(rounding_multiply(u, rounding_multiply(p2, p2, isa), isa))
+
+
+def bump_of(u: int) -> int:
+    """The same of one `u`."""
+    p = POLYNOMIAL[0]
+    for coefficient in POLYNOMIAL[1:]:
+        p = _round15(p * u) + coefficient
+    return _round15(u * _round15(_round15(p * p) ** 2))
+
+
+def _round15(x: int) -> int:
+    return (x + (1 << 14)) >> 15
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,36 @@ class Gelu:
     def operands(self) -> tuple[Operand, ...]:
         return dyadic_operands(self.pre, self.mul)
 
-    def apply(self, x: Expr, fetch: Fetch) -> Expr:
-        y = rshift(scaled(gelu_fixed_point(let(x), self.fraction), self.pre, self.mul, fetch), self.shift)
-        return clamp(y + self.zero_point if self.zero_point else y, -128, 127)
+    def rounding(self, fetch: Fetch) -> Expr:
+        return 0
+
+    def apply(self, x: Expr, fetch: Fetch, isa: Isa, *, rounded: bool) -> Expr:
+        x = kept(widen(x, INT16))
+        below, up = bump(x, self.fraction, isa), FRACTION - self.fraction
+        positive = tirx.max(x, like(x, 0))
+        if self.pre is not None and self.fits16:
+            left = up - self.pre
+            whole = tirx.min(positive, like(x, MOST >> left)) << like(x, left)
+            a = whole + ((like(x, half_unit(self.pre)) - below) >> like(x, self.pre))
+        else:
+            a = shifted((widen(positive, INT32) << up) - widen(below, INT32), pre_shift(self.pre, fetch), isa)
+        return requantized(a, multiplier(self.mul, fetch), self.shift, self.zero_point, (LOW, HIGH), isa)
+
+    @property
+    def fits16(self) -> bool:
+        """Whether `sat16(rshift(GELU, pre))` can be taken in 16 bits, as `(max(x, 0) << left) - t`, `left = up - pre`.
+
+        `t` has at most 11 bits. `x` is cut at the largest whose shifted value fits; past it `u` is saturated and `t`
+        the same for all, so that if the result is `HIGH` there, it is `HIGH` for every larger `x`.
+        """
+        up = FRACTION - self.fraction
+        if self.pre is None or self.pre > up:
+            return False
+        left = up - self.pre
+        if left == 0:
+            return True
+        if self.mul is None or self.mul < 0:
+            return False
+        least = (MOST >> left << left) + ((half_unit(self.pre) - bump_of(MOST)) >> self.pre)
+        result: int = ((least * self.mul + half_unit(self.shift)) >> self.shift) + self.zero_point
+        return result >= HIGH

@@ -24,6 +24,9 @@ from tvm.tirx.script import builder as T
 
 from intvit.kernels.arith import Expr, widen
 
+TILE_ROWS, TILE_DEPTH = 16, 64
+"""Rows of an AMX tile, and its bytes in a row."""
+
 
 @dataclass(frozen=True)
 class Isa:
@@ -36,6 +39,20 @@ class Isa:
     intrinsic: str = ""  # LLVM's name of the dot product
     vectors: int = 2  # vectors in a panel (columns of a register tile)
     element: str = "int16"  # the left operand: int16, or uint8 with its zero at 128
+    accumulates: bool = False  # the dot product adds to its first operand
+    tiles: bool = False  # products of constant weights are on AMX tiles, `amx`
+    packed: tuple[int, int] | None = None  # columns of a panel of packed weights and neighbours in K, if not its own
+    narrow: str = ""  # LLVM's name of the saturation of two vectors to int16, 128 bits of each in turn
+
+    @property
+    def vector(self) -> Isa:
+        """The same CPU without tiles."""
+        return AVX512_VNNI if self.tiles else self
+
+    @property
+    def depth(self) -> int:
+        """Neighbours in K to whose multiples weights are padded."""
+        return TILE_DEPTH if self.tiles else self.neighbours
 
     @property
     def panel(self) -> int:
@@ -43,8 +60,18 @@ class Isa:
         return self.lanes * self.vectors
 
     @property
+    def columns(self) -> int:
+        """Columns of a panel of packed weights: some register tiles."""
+        return self.packed[0] if self.packed else self.panel
+
+    @property
+    def neighbours(self) -> int:
+        """Neighbours in K that packed weights hold together: some steps of the dot product."""
+        return self.packed[1] if self.packed else self.group
+
+    @property
     def most_rows(self) -> int:
-        """Rows of the largest register tile: all registers but the panel of weights and two for broadcasts."""
+        """Rows of the largest register tile: all registers but those of weights and two for broadcasts."""
         return (self.registers - self.vectors - 2) // self.vectors
 
     @property
@@ -60,7 +87,12 @@ class Isa:
     @property
     def wide(self) -> Isa:
         """The same CPU with 16-bit operands on both sides, for products of two tensors."""
-        return AVX512 if self.element == "uint8" else self
+        return AVX512_VNNI_PAIRS if self.element == "uint8" else self
+
+    @property
+    def signed(self) -> Isa:
+        """The same CPU with operands as they are: int8, or int16."""
+        return replace(self, element="int8") if self.zero else self
 
     def left(self, x: Expr) -> Expr:
         """int8 lanes as the left operand of a dot product."""
@@ -80,21 +112,51 @@ class Isa:
     def dot(self, acc: Expr, a: Expr, w: Expr) -> Expr:
         """`acc + a . w`: int32 lanes; `a` and `w` have `group` operands per lane."""
         kind = f"int32x{self.lanes}"
-        if self.zero:
+        if self.accumulates:
             return tirx.call_llvm_pure_intrin(kind, self.intrinsic, acc, a, w)
         if self.intrinsic:
             return acc + tirx.call_llvm_pure_intrin(kind, self.intrinsic, a, w)
         return acc + a.astype(kind) * w.astype(kind)
 
 
-AVX512 = Isa("avx512", lanes=16, registers=32, group=2, intrinsic="llvm.x86.avx512.pmaddw.d.512")
-AVX512_VNNI = replace(AVX512, name="avx512-vnni", group=4, intrinsic="llvm.x86.avx512.vpdpbusd.512", element="uint8")
-AVX2 = Isa("avx2", lanes=8, registers=16, group=2, intrinsic="llvm.x86.avx2.pmadd.wd")
-SSE2 = Isa("sse2", lanes=4, registers=16, group=2, intrinsic="llvm.x86.sse2.pmadd.wd")
+X86 = (32, 4)
+"""How packed weights lie on x86-64: as `vpdpbusd` and AMX read them, for all variants of a module to share."""
+
+AVX512 = Isa(
+    "avx512",
+    lanes=16,
+    registers=32,
+    group=2,
+    intrinsic="llvm.x86.avx512.pmaddw.d.512",
+    narrow="llvm.x86.avx512.packssdw.512",
+    packed=X86,
+)
+_VNNI = replace(AVX512, accumulates=True)
+AVX512_VNNI = replace(_VNNI, name="avx512-vnni", group=4, intrinsic="llvm.x86.avx512.vpdpbusd.512", element="uint8")
+AVX512_VNNI_PAIRS = replace(_VNNI, name="avx512-vnni-pairs", intrinsic="llvm.x86.avx512.vpdpwssd.512")
+AMX = replace(AVX512_VNNI, name="amx", element="int8", accumulates=False, intrinsic="", tiles=True)
+AVX2 = Isa(
+    "avx2",
+    lanes=8,
+    registers=16,
+    group=2,
+    intrinsic="llvm.x86.avx2.pmadd.wd",
+    narrow="llvm.x86.avx2.packssdw",
+    packed=X86,
+)
+SSE2 = Isa(
+    "sse2",
+    lanes=4,
+    registers=16,
+    group=2,
+    intrinsic="llvm.x86.sse2.pmadd.wd",
+    narrow="llvm.x86.sse2.packssdw.128",
+    packed=X86,
+)
 WIDE = Isa("generic-32", lanes=4, registers=32, group=1)
 NARROW = Isa("generic-16", lanes=4, registers=16, group=1)
 
-_X86 = (("avx512vnni", AVX512_VNNI), ("avx512bw", AVX512), ("avx2", AVX2), ("sse2", SSE2))
+_X86 = (("amx-int8", AMX), ("avx512vnni", AVX512_VNNI), ("avx512bw", AVX512), ("avx2", AVX2), ("sse2", SSE2))
 
 
 def detect(target: Target) -> Isa:

@@ -1,8 +1,8 @@
 """Constant operands in the layout that the kernels read; numpy, at compile time.
 
-Weights int8 [N, K] become int8 [N/panel, K/group, panel * group], zeros past the end: a panel of columns is contiguous
-and one step of the dot product reads neighbouring bytes, `group` of each column. They stay int8 (the kernel extends
-them on load).
+Weights int8 [N, K] become int8 [N/columns, K/neighbours, columns * neighbours], zeros past the end: a panel of columns is
+contiguous, and its next bytes in K, a few of each column, lie together. They stay int8 (the kernel extends them on
+load), and on x86-64 they lie the same for all instruction sets.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ def round_up(value: int, step: int) -> int:
 
 def packed_shape(n: int, k: int, isa: Isa) -> tuple[int, int, int]:
     """Shape of the packed weights of an [n, k] matrix: at least two steps, `function.scratch` says why."""
-    return (-(-n // isa.panel), max(2, -(-k // isa.group)), isa.panel * isa.group)
+    steps = max(2, round_up(k, isa.depth) // isa.neighbours)
+    return (-(-n // isa.columns), steps, isa.columns * isa.neighbours)
 
 
 def weights(matrix: NDArray[np.int8], isa: Isa) -> NDArray[np.int8]:
-    """int8 [N, K] to int8 [N/panel, K/group, panel * group]."""
+    """int8 [N, K] to int8 [N/columns, K/neighbours, columns * neighbours]."""
     if matrix.dtype != np.int8 or matrix.ndim != 2:
         raise TypeError(f"weights are an int8 matrix, not {matrix.dtype} with {matrix.ndim} dimensions")
     n, k = matrix.shape
     panels, steps, bytes_of_step = packed_shape(n, k, isa)
-    padded = np.zeros((panels * isa.panel, steps * isa.group), np.int8)
+    padded = np.zeros((panels * isa.columns, steps * isa.neighbours), np.int8)
     padded[:n, :k] = matrix
-    blocks = padded.reshape(panels, isa.panel, steps, isa.group).transpose(0, 2, 1, 3)
+    blocks = padded.reshape(panels, isa.columns, steps, isa.neighbours).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(blocks.reshape(panels, steps, bytes_of_step))
 
 
@@ -50,6 +51,6 @@ def channels(vector: ArrayLike, n: int, dtype: str, isa: Isa) -> NDArray[np.gene
     kind = np.dtype(dtype)
     if values.size and not (np.iinfo(kind).min <= values.min() and values.max() <= np.iinfo(kind).max):
         raise ValueError(f"a channel operand does not fit {dtype}: {values.min()}..{values.max()}")
-    padded = np.zeros(round_up(n, isa.panel), kind)
+    padded = np.zeros(round_up(n, isa.columns), kind)
     padded[:n] = values
     return padded

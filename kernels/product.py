@@ -17,13 +17,14 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
+from intvit.kernels import amx
 from intvit.kernels.arith import Buffer, let, load
 from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.finish import Finish, operand_tensors
 from intvit.kernels.function import Tensor, function, scratch, symbol
 from intvit.kernels.isa import Isa
 from intvit.kernels.pack import packed_shape, round_up
-from intvit.kernels.tile import add_products, even_blocks, registers_from, row_stride, widen_row
+from intvit.kernels.tile import add_products, columns_of, even_blocks, left_row, plane, registers_from, row_stride
 
 MOST_SCRATCH = 1 << 16  # bytes of left operands
 LEAST_TASK = 1 << 16  # multiply-adds that are worth a task
@@ -32,13 +33,15 @@ TASKS = 16  # tasks of one batch element that let 2, 4, 8 and 16 threads share t
 
 def tile_rows(tokens: int, k: int, isa: Isa) -> int:
     """Rows of a tile."""
+    if isa.tiles:
+        return amx.BLOCK
     return even_blocks(tokens, max(1, min(isa.most_rows, MOST_SCRATCH // (isa.itemsize * k))))
 
 
 def column_splits(tokens: int, rows: int, k: int, panels: int, isa: Isa) -> int:
     """In how many parts the columns of a row block are tasks of their own: enough tasks, none too small, even parts."""
     blocks = -(-tokens // rows)
-    most = max(1, min(panels, rows * k * isa.panel * panels // LEAST_TASK, -(-2 * TASKS // blocks)))
+    most = max(1, min(panels, rows * k * isa.columns * panels // LEAST_TASK, -(-2 * TASKS // blocks)))
     choices = range(1, most + 1)
     enough = [splits for splits in choices if blocks * splits >= TASKS]
 
@@ -61,25 +64,33 @@ def product(k: int, n: int, epilogue: Epilogue, isa: Isa, *, tokens: int = 197, 
     panels, steps, step_bytes = packed_shape(n, k, isa)
     tile = tile_rows(tokens, k, isa)
     splits = column_splits(tokens, tile, k, panels, isa)
+    tiles = isa.columns // isa.panel
 
     def body(x: Buffer, w: Buffer, *rest: Buffer) -> None:
         finish = Finish(epilogue, rest[:-1], rest[-1], n, isa, biased=epilogue.biased)
         with T.parallel((rows + (tile - 1)) // tile * splits) as task:
             first = let(task // splits * tile)
+            begin, end = (let((task % splits + i) * panels // splits) for i in (0, 1))
+            if isa.tiles:
+                amx.block(x, w, first, (begin, end), k, finish)
+                return
             lines = [let(tirx.min(first + r, rows - 1)) for r in range(tile)]
             wide = scratch((tile, row_stride(k, isa)), isa.element)
             for r, line in enumerate(lines):
-                widen_row(x, (line, 0), wide, r, k, isa)
-            begin, end = (let((task % splits + i) * panels // splits) for i in (0, 1))
-            with T.serial(end - begin) as j:
-                panel = let(begin + j)
-                start = [finish.start(panel * isa.panel + v * isa.lanes) for v in range(isa.vectors)]
+                left_row(x, line, wide, r, k, isa)
+            with T.serial(tirx.min(end * tiles, -(-n // isa.panel)) - begin * tiles) as j:
+                at = let(begin * tiles + j)
+                panel, offset = let(at // tiles), let(at % tiles * (isa.panel * isa.neighbours))
+                start = [finish.start(at * isa.panel + v * isa.lanes) for v in range(isa.vectors)]
                 sums = registers_from(start, tile, isa)
-                with T.serial(steps) as s:
-                    width = isa.lanes * isa.group
-                    columns = [isa.right(load(w, (panel, s, v * width), width)) for v in range(isa.vectors)]
-                    add_products(sums, lambda r: load(wide, (r, s * isa.group), isa.group), columns, isa)
-                finish.tile(sums, lines, panel)
+                for part in range(isa.neighbours // isa.group):
+                    with T.serial(steps) as s:
+                        width = isa.lanes * isa.neighbours
+                        vectors = [load(w, (panel, s, offset + v * width), width) for v in range(isa.vectors)]
+                        columns = [columns_of(vector, part, isa) for vector in vectors]
+                        at_k = s * isa.group + part * plane(k, isa)
+                        add_products(sums, lambda r, at_k=at_k: load(wide, (r, at_k), isa.group), columns, isa)
+                finish.tile(sums, lines, at)
 
     tensors = [
         Tensor("x", (rows, k), "int8"),

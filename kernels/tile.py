@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Buffer, Expr, let, load, store
+from intvit.kernels.arith import Buffer, Expr, lanes_of, let, load, store, widen
 from intvit.kernels.function import registers
 from intvit.kernels.isa import Isa
 from intvit.kernels.pack import round_up
@@ -64,6 +64,51 @@ def widen_row(x: Buffer, start: tuple[Expr, ...], wide: Buffer, r: Expr, k: int,
         store(wide, (r, whole + offset), isa.left(load(x, (*outer, column + (whole + offset)), lanes)))
     for pad in range(k, max(2, -(-k // isa.group)) * isa.group):
         store(wide, (r, pad), tirx.const(isa.zero, isa.element))
+
+
+def left_row(x: Buffer, row: Expr, wide: Buffer, r: Expr, k: int, isa: Isa) -> None:
+    """A row of int8 as the left operands of a product with packed weights, zeros up to whole steps.
+
+    Where weights hold four neighbours and a step of the dot product takes two of 16 bits, the row's even elements lie
+    in front of its odd ones: a pair of either meets the even or odd bytes of the weights (`columns_of`).
+    """
+    if isa.neighbours == isa.group:
+        widen_row(x, (row, 0), wide, r, k, isa)
+        return
+    half = plane(k, isa)
+    chunk = isa.lanes * isa.neighbours
+    whole = k // chunk * chunk
+
+    def split(column: Expr, at: Expr, lanes: int) -> None:
+        value = let(load(x, (row, column), lanes))
+        parts = even_and_odd(value) if lanes > 1 else (widen(value, isa.element), tirx.const(0, isa.element))
+        for i, part in enumerate(parts):
+            store(wide, (r, at + i * half), part)
+
+    if whole:
+        with T.serial(whole // chunk) as i:
+            split(i * chunk, i * (chunk // 2), chunk)
+    for offset, lanes in runs(k - whole, chunk):
+        split(whole + offset, tirx.const((whole + offset) // 2, "int64"), lanes)
+    for pad in range((k + 1) // 2, half):
+        for i in range(2):
+            store(wide, (r, pad + i * half), tirx.const(0, isa.element))
+
+
+def plane(k: int, isa: Isa) -> int:
+    """Left operands of a row that are even, or odd (`left_row`)."""
+    return max(2, -(-k // isa.neighbours)) * isa.group
+
+
+def even_and_odd(x: Expr) -> tuple[Expr, Expr]:
+    """int8 lanes, an even number, as two vectors of half as many int16."""
+    pairs = let(tirx.reinterpret(f"int16x{lanes_of(x) // 2}" if lanes_of(x) > 2 else "int16", x))
+    return (pairs << 8) >> 8, pairs >> 8
+
+
+def columns_of(w: Expr, part: int, isa: Isa) -> Expr:
+    """Packed weights of a vector of columns as right operands: all of them, or the even (0) or odd (1) ones."""
+    return isa.right(w) if isa.neighbours == isa.group else even_and_odd(w)[part]
 
 
 def registers_from(start: Sequence[Expr | None], rows: int, isa: Isa) -> list[list[Buffer]]:

@@ -19,6 +19,10 @@ SHIPPED = {
     "intvit/demo/digits.safetensors",
     "intvit/demo/calibration.npz",
     "intvit/demo/held_out.npz",
+    "intvit/embed/example.c",
+    "intvit/embed/intvit.h",
+    "intvit/embed/module.c",
+    "intvit/embed/runtime.c",
     "intvit/py.typed",
 }
 

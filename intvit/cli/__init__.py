@@ -11,6 +11,7 @@
 import typer
 
 from intvit._version import __version__
+from intvit.cli.bench import bench_command
 from intvit.cli.compile import compile_command
 from intvit.cli.demo import demo_command
 from intvit.cli.errors import Commands
@@ -36,6 +37,7 @@ for name, command in (
     ("eval", eval_command),
     ("verify", verify_command),
     ("inspect", inspect_command),
+    ("bench", bench_command),
     ("passes", passes_command),
     ("demo", demo_command),
 ):

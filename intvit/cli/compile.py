@@ -1,4 +1,4 @@
-"""`intvit compile`: m.intvit to m.so."""
+"""`intvit compile`: m.intvit to m.so or m.o."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,26 +12,33 @@ from intvit.cli.report import Report, stages
 def compile_command(
     ctx: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="m.intvit, made by `intvit quantize`.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The module to write: m.so.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The module to write: m.so, or m.o to link into a program.")
+    ],
     target: Annotated[
-        str, typer.Option("--target", help="auto (this machine), or a name such as x86-64-v3; a wrong one lists all.")
+        str,
+        typer.Option(
+            "--target", help="auto (this machine), or a name such as x86-64-v3 or aarch64; a wrong one lists all."
+        ),
     ] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Compile an integer model to a shared library."""
+    """Compile an integer model to a shared library, or to an object file for programs without Python."""
     report = Report(ctx)
-    check_output(output, ".so")
+    check_output(output, ".so", ".o")
     check_input(model, ".intvit")
     with stages() as progress:
         progress("load")
-        from intvit.compilation import compile_model
+        from intvit import targets
+        from intvit.compilation import write_module
+        from intvit.files import write_atomically
         from intvit.integer_model import IntegerModel
 
+        name = targets.resolve(target).name
         loaded = IntegerModel.load(model)
         progress("compile")
-        compiled = compile_model(loaded, target)
-        progress("write")
-        compiled.save(output)
+        with write_atomically(output) as temporary:
+            write_module(loaded, temporary, name)
     size = output.stat().st_size
-    report.say(f"compiled for {compiled.target}: {size / 1e6:.1f} MB, digest {compiled.digest[:16]}")
-    report.finish_file(output, target=compiled.target, digest=compiled.digest, bytes=size)
+    report.say(f"compiled for {name}: {size / 1e6:.1f} MB, digest {loaded.digest[:16]}")
+    report.finish_file(output, target=name, digest=loaded.digest, bytes=size)

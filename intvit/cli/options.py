@@ -46,10 +46,11 @@ def open_model(path: Path, threads: int | None = None) -> "IntegerModel | Compil
     return load(path, threads)
 
 
-def check_output(path: Path, suffix: str) -> None:
+def check_output(path: Path, *suffixes: str) -> None:
     """The suffix decides the artifact; its folder is there and can be written to."""
-    if path.suffix != suffix:
-        raise IntvitError(f"{path}: the output must end in {suffix}; write -o {path.with_suffix(suffix).name}")
+    if path.suffix not in suffixes:
+        first = path.with_suffix(suffixes[0]).name
+        raise IntvitError(f"{path}: the output must end in {' or '.join(suffixes)}; write -o {first}")
     if path.is_dir():
         raise IntvitError(f"{path}: is a folder; give the path of a file")
     if not path.parent.is_dir():

@@ -5,6 +5,8 @@
 | `integer_only`  | graph                    | machine code             | both                              |
 | `overflow_free` | graph, with its weights  | null                     | graph of the same digest          |
 | `bit_exact`     | null without `--against` | null                     | all outputs of the two            |
+
+A module for another processor is not run: its machine code is read, and that is all.
 """
 
 from collections.abc import Callable
@@ -15,10 +17,12 @@ import numpy as np
 import typer
 
 from intvit.cli.options import Artifact, Json, check_data, check_input, open_model
-from intvit.cli.report import Report, stages
+from intvit.cli.report import Report, Stages, stages
 from intvit.data import Source
 from intvit.errors import IntvitError, VerifyError
 from intvit.model import Array, Model
+from intvit.seal import check_seal
+from intvit.verify.machine.elf import foreign_processor
 
 
 class Findings:
@@ -65,29 +69,48 @@ def verify_command(
         check_data(data)
         if against is None:
             raise IntvitError("--data is for comparing bits: say with which model by --against m.intvit")
-    found = Findings()
+    found, digest = Findings(), None
     with stages() as progress:
         progress("load")
-        loaded = open_model(model)
-        reference = loaded if against is None else open_model(against)
-        progress("verify")
-        same = reference.digest == loaded.digest
-        if model.suffix == ".so":
-            verify_code(model, found)
-        if model.suffix == ".intvit" or (against is not None and same):
-            verify_graph(loaded if model.suffix == ".intvit" else reference, found)
-        if model.suffix == ".so" and not same:
-            digests = f"digests {loaded.digest[:16]} and {reference.digest[:16]}"
-            found.fail("bit_exact", f"{model} was not compiled from {against} ({digests})")
-        elif against is not None:
-            progress("compare bits")
-            verify_bits(loaded, reference, None if data is None else pixels_of(data, limit, reference), found)
+        if model.suffix == ".so" and foreign_processor(model) is not None:
+            verify_foreign(model, against, found)
+        else:
+            digest = verify_here(model, against, data, limit, found, progress)
     report.say()
     for name, outcome in found.outcomes.items():
         report.say(f"{name:<14} {'not checked' if outcome is None else 'yes' if outcome else 'NO'}")
-    report.finish(digest=loaded.digest, **found.outcomes, reasons=found.reasons)
+    report.finish(digest=digest, **found.outcomes, reasons=found.reasons)
     if found.reasons:
         raise VerifyError(f"{len(found.reasons)} proofs failed:\n  " + "\n  ".join(found.reasons))
+
+
+def verify_foreign(model: Path, against: Path | None, found: Findings) -> None:
+    """What can be said of a module that this machine cannot run."""
+    if against is not None:
+        raise IntvitError(f"{model}: compiled for {foreign_processor(model)}: its bits can be compared there only")
+    check_seal(model)
+    verify_code(model, found)
+
+
+def verify_here(
+    model: Path, against: Path | None, data: Path | None, limit: int, found: Findings, progress: Stages
+) -> str:
+    """All proofs that the artifacts allow; returns the digest of `model`."""
+    loaded = open_model(model)
+    reference = loaded if against is None else open_model(against)
+    progress("verify")
+    same = reference.digest == loaded.digest
+    if model.suffix == ".so":
+        verify_code(model, found)
+    if model.suffix == ".intvit" or (against is not None and same):
+        verify_graph(loaded if model.suffix == ".intvit" else reference, found)
+    if model.suffix == ".so" and not same:
+        digests = f"digests {loaded.digest[:16]} and {reference.digest[:16]}"
+        found.fail("bit_exact", f"{model} was not compiled from {against} ({digests})")
+    elif against is not None:
+        progress("compare bits")
+        verify_bits(loaded, reference, None if data is None else pixels_of(data, limit, reference), found)
+    return loaded.digest
 
 
 def verify_graph(model: Any, found: Findings) -> None:

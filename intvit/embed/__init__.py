@@ -1,1 +1,1 @@
-"""C sources that go into every compiled module, and the interface for programs without Python."""
+"""C sources: what every compiled module holds; for programs without Python, an interface, a runtime and an example."""

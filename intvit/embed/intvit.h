@@ -1,4 +1,5 @@
-/* A compiled intvit model: what a program without Python calls. Link model.o, or load model.so; README has an example.
+/* A compiled intvit model: what a program without Python calls. Link model.o, or load model.so; example.c does both, and
+   runtime.c is all else that it needs.
 
    All functions may be called from any thread; intvit_run at once from several, each with its own workspace. */
 #ifndef INTVIT_H
@@ -21,6 +22,10 @@ const char *intvit_target(void);
 
 /* JSON: name, input and output shapes, scales, preprocessing, labels, digest. */
 const char *intvit_metadata(void);
+
+/* Bytes of one image, and of the output of one image: of the model's index-th, 0 where it has no more. */
+int64_t intvit_image_bytes(void);
+int64_t intvit_output_bytes(int32_t index);
 
 /* Bytes of memory that intvit_run needs for a batch beside its images and outputs, aligned to 64 bytes. */
 int64_t intvit_workspace_bytes(int64_t batch);

@@ -5,6 +5,7 @@
      INTVIT_OUTPUT_PARAMETERS  void *output_0, ...
      INTVIT_OUTPUT_NAMES       output_0, ...
      INTVIT_OUTPUT_ELEMENTS    outputs[0], ...
+     INTVIT_IMAGE_BYTES        of one image; INTVIT_OUTPUT_BYTES of each of its outputs, ...
      INTVIT_WORKSPACE, INTVIT_STATUS, INTVIT_STEPS */
 #include "intvit.h"
 #include "model.h"
@@ -122,6 +123,13 @@ int32_t intvit_run_steps(const uint8_t *image, void *workspace, int64_t batch, i
 
 int32_t intvit_run(const uint8_t *images, int64_t batch, void *const *outputs, void *workspace) {
     return intvit_run_steps(images, workspace, batch, 0, INTVIT_STEPS, INTVIT_OUTPUT_ELEMENTS);
+}
+
+int64_t intvit_image_bytes(void) { return INTVIT_IMAGE_BYTES; }
+
+int64_t intvit_output_bytes(int32_t index) {
+    static const int64_t bytes[] = {INTVIT_OUTPUT_BYTES};
+    return index >= 0 && index < (int32_t)(sizeof bytes / sizeof *bytes) ? bytes[index] : 0;
 }
 
 int64_t intvit_workspace_bytes(int64_t batch) { return INTVIT_STATUS + batch * INTVIT_WORKSPACE; }

@@ -10,7 +10,8 @@ from intvit.errors import VerifyError
 
 TYPED = (tvm.ir.PrimType, tirx.BufferType)
 EXTERNAL = tvm.ir.Op.get("tirx.call_extern")
-INTEGERS = ("int", "uint", "bool", "void")
+VOID = tvm.ir.PrimType("void")
+INTEGERS = ("int", "uint", "bool")
 SHOWN, WIDTH = 5, 80
 
 
@@ -38,7 +39,7 @@ def _faults(function: tvm.ir.BaseFunc) -> list[str]:
 
     def visit(node: Any) -> None:
         for kind in (node, getattr(node, "ty", None)):
-            if isinstance(kind, TYPED) and not str(kind.dtype).startswith(INTEGERS):
+            if isinstance(kind, TYPED) and kind != VOID and not str(kind.dtype).startswith(INTEGERS):
                 found[f"{kind.dtype or 'any type'}: {_shown(node)}"] = None
         if isinstance(node, float):
             found[f"the number {node}"] = None

@@ -1,11 +1,13 @@
 """`compile`, `run`, `eval`, `verify`, `inspect`, `demo`: what they print of an artifact."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from intvit.errors import VerifyError
 from intvit.evaluation import cosines
 from intvit.integer_model import IntegerModel
 from intvit.seal import seal
+from intvit.targets import TARGETS
 from intvit.verify.machine import elf
 
 Command = Callable[..., Any]
@@ -32,6 +35,38 @@ def test_compile_writes_a_module_of_the_same_digest(intvit: Command, integer_fil
     found = intvit("inspect", path, "--json").json
     assert found["target"] == "x86-64-v3"
     assert found["digest"] == IntegerModel.load(integer_file).digest
+
+
+@pytest.mark.parametrize("suffix", [".so", ".o"])
+def test_compile_for_another_machine(suffix: str, intvit: Command, integer_file: Path, tmp_path: Path) -> None:
+    """It is written and not loaded; what can be proved of its code is proved here."""
+    target, processor = ("x86-64-v3", "x86_64") if platform.machine() == "aarch64" else ("aarch64", "aarch64")
+    if shutil.which(f"{TARGETS[target].triple}-gcc") is None:
+        pytest.skip(f"no C compiler for {target}")
+    path = tmp_path / f"m{suffix}"
+    done = intvit("compile", integer_file, "--target", target, "-o", path, "--json")
+    assert done.code == 0, done
+    assert list(tmp_path.iterdir()) == [path]
+    assert elf.foreign_processor(path) == processor
+    assert (done.json["target"], done.json["bytes"]) == (target, path.stat().st_size)
+    assert done.json["digest"] == IntegerModel.load(integer_file).digest
+    if suffix == ".so":
+        verified = intvit("verify", path, "--json")
+        assert verified.code == 0 and verified.json["integer_only"] is True and verified.json["bit_exact"] is None
+        intvit("verify", path, "--against", integer_file).refused(f"compiled for {processor}", "compared there only")
+        intvit("inspect", path).refused(f"compiled for {processor}, which this machine is not", "--target auto")
+
+
+def test_compile_needs_a_compiler_and_space(
+    intvit: Command, integer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intvit.linking.shutil.disk_usage", lambda folder: SimpleNamespace(free=10**6))
+    intvit("compile", integer_file, "-o", tmp_path / "m.so").refused(str(tmp_path), "the disk is full (1 MB are free")
+    monkeypatch.setattr("intvit.linking.shutil.which", lambda name: None)
+    target = "x86-64-v3" if platform.machine() == "riscv64" else "riscv64"
+    done = intvit("compile", integer_file, "--target", target, "-o", tmp_path / "m.o")
+    done.refused(f"no C compiler for {TARGETS[target].triple} found", "install")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["module_file", "integer_file"])

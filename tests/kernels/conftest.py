@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import emulation
 import numpy as np
 import pytest
 
@@ -16,6 +17,10 @@ from intvit.kernels.isa import NARROW, WIDE, Isa, detect  # noqa: E402
 
 CPUS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3", "sse2": "x86-64"}
 FEATURE = {"avx512": "avx512bw", "avx2": "avx2", "sse2": "sse2"}
+
+
+AMX_TARGET = Target({"kind": "llvm", "mcpu": "x86-64-v4", "mattr": ["+avx512vnni", "+amx-tile", "+amx-int8"]})
+"""Runs under an emulator where the machine has no AMX."""
 
 
 def host() -> Target:
@@ -32,6 +37,8 @@ def _cases() -> list[Any]:
         cases.append(
             pytest.param((target, detect(target)), id=name, marks=pytest.mark.skipif(missing, reason=f"no {name}"))
         )
+    if on_x86:
+        cases.append(pytest.param((AMX_TARGET, detect(AMX_TARGET)), id="amx"))
     return [*cases, *(pytest.param((native, isa), id=isa.name) for isa in (WIDE, NARROW))]
 
 
@@ -39,6 +46,8 @@ def _cases() -> list[Any]:
 def machine(request: pytest.FixtureRequest) -> tuple[Target, Isa]:
     """A target that this machine runs, and an instruction set of the kernels for it."""
     case: tuple[Target, Isa] = request.param
+    if case[1].tiles:
+        emulation.install()
     return case
 
 

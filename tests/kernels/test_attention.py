@@ -10,9 +10,10 @@ from intvit.dialect import attention as dialect
 from intvit.kernels import attention as kernels
 from intvit.kernels import pack
 from intvit.kernels.epilogue import Epilogue, Requantize
+from intvit.kernels.isa import AVX2, AVX512_VNNI
 
 
-def check(machine, run, sizes, batch=1, bits=13, seed=0, kind="random"):
+def check(machine, run, sizes, batch=1, bits=13, seed=0, kind="random", score_shift=None):
     """`sizes`: heads, queries, keys, head size, value size."""
     random = np.random.default_rng(seed)
     heads, queries, keys, d, e = sizes
@@ -22,11 +23,15 @@ def check(machine, run, sizes, batch=1, bits=13, seed=0, kind="random"):
     )
     if kind == "lowest":
         q[:], k[:], v[:] = -128, -128, -128
+    elif kind == "highest":
+        q[:], k[:], v[:] = 127, 127, 127
     elif kind == "outlier":
         q[:], k[:, -1], k[:, :-1], v[:] = 127, 127, -128, 127
+    if score_shift is None:
+        score_shift = int(random.integers(10, 19))
     score_pre, score_mul = random.integers(0, 7, heads), random.integers(500, 32768, heads)
     pre, mul = random.integers(0, 3, heads * e), random.integers(-32768, 32768, heads * e)
-    shift, score_shift = int(random.integers(8, 16)), int(random.integers(10, 16))
+    shift = int(random.integers(8, 16))
     stages = Epilogue((Requantize(shift),))
     function = kernels.attention(kernels.Heads(*sizes, machine[1]), score_shift, bits, stages)
     inputs = [x.reshape(-1, x.shape[-1]) for x in (q, k, v)] + [score_pre.astype(np.int8), score_mul.astype(np.int16)]
@@ -57,10 +62,15 @@ def test_shapes(machine, run, sizes):
     check(machine, run, sizes, batch=2)
 
 
-@pytest.mark.parametrize("kind", ["lowest", "outlier"])
+@pytest.mark.parametrize("kind", ["lowest", "highest", "outlier"])
 @pytest.mark.parametrize("bits", [8, 11, 15])
 def test_extremes_and_widths_of_the_exponentials(machine, run, bits, kind):
     check(machine, run, (2, 19, 33, 16, 16), bits=bits, kind=kind)
+
+
+@pytest.mark.parametrize("score_shift", [0, 15, 16, 17, 30])
+def test_shifts_of_the_scores(machine, run, score_shift):
+    check(machine, run, (2, 19, 33, 16, 16), bits=15, score_shift=score_shift)
 
 
 @settings(max_examples=8, deadline=None)
@@ -74,5 +84,13 @@ def test_any_shape(machine, run, sizes, batch, bits, seed):
     check(machine, run, sizes, batch, bits, seed)
 
 
-def test_constants_are_the_dialect_s():
-    assert kernels.CURVATURE == dialect.CURVATURE
+@settings(deadline=None)
+@given(st.integers(1, 24), st.integers(1, 2000))
+def test_tasks_of_a_head_share_its_blocks(heads, tokens):
+    sizes = kernels.Heads(heads, tokens, tokens, 64, 64, AVX2)
+    assert 1 <= sizes.splits <= sizes.blocks
+    assert heads * sizes.splits >= min(kernels.TASKS, heads * sizes.blocks)
+
+
+def test_two_threads_share_three_heads_evenly():
+    assert kernels.Heads(3, 197, 197, 64, 64, AVX512_VNNI).splits == 2

@@ -3,6 +3,7 @@
 Source: System V Application Binary Interface, chapters 4 (object files: sections, symbols) and 5 (program loading).
 """
 
+import platform
 import struct
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from intvit.errors import IntvitError
 PROGBITS, SYMTAB, STRTAB, DYNSYM = 1, 2, 3, 11
 EXECUTABLE = 4
 FUNCTION = 2
+PROCESSORS = {62: "x86_64", 183: "aarch64", 243: "riscv64"}
+"""By `e_machine`, as `platform.machine` calls them."""
 SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
 SYMBOL = struct.Struct("<IBBHQQ")
 
@@ -47,6 +50,16 @@ class _Section:
     address: int
     content: bytes
     link: int
+
+
+def foreign_processor(path: Path) -> str | None:
+    """The processor that a file is for where this machine's is another; None for one that is not ELF, or not there."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        header = file.read(20)
+    name = PROCESSORS.get(int.from_bytes(header[18:], "little")) if header.startswith(b"\x7fELF") else None
+    return None if name == platform.machine() else name
 
 
 def read(path: Path) -> Elf:

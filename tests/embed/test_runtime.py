@@ -1,0 +1,24 @@
+"""The runtime for programs without TVM: threads at once, threads within threads, forks, exits, scratch memory."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+CHECKS = Path(__file__).with_name("checks.c")
+CASES = re.findall(r'CASE\("([\w-]+)"', CHECKS.read_text())
+
+
+@pytest.mark.parametrize("target", ["auto", "aarch64", "riscv64"])
+@pytest.mark.parametrize("case", CASES)
+def test_it_keeps_its_promises(case: str, target: str, machine: Callable[[str], Any]) -> None:
+    """With one thread, as many as most machines have, and more."""
+    here = machine(target)
+    if case.startswith("fork") and here.emulator(""):
+        pytest.skip("qemu-user itself ends in an assertion where a program with threads forks and starts more")
+    program = here.program("checks", "-static", CHECKS, here.module(tiny.integer_model(), ".o"))
+    for threads in (1, 2, 5):
+        assert here.run(program, case, threads=threads) == (0, ""), threads
