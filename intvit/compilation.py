@@ -17,7 +17,7 @@ from intvit.program import Program, program_of
 from intvit.runtime import CompiledModel
 from intvit.seal import seal
 from intvit.targets import Cpu
-from intvit.to_tir import STATUS, to_tir
+from intvit.to_tir import header_bytes, to_tir
 from intvit.verify.no_float import prove_no_float
 from intvit.verify.no_float_module import prove_no_float_module
 from intvit.verify.overflow import prove_no_overflow
@@ -92,7 +92,7 @@ def header(program: Program, variants: Sequence[Cpu]) -> str:
         "INTVIT_IMAGE_BYTES": str(prod(program.image.shape)),
         "INTVIT_OUTPUT_BYTES": ", ".join(str(value.bytes) for value in program.outputs),
         "INTVIT_WORKSPACE": f"INT64_C({program.workspace})",
-        "INTVIT_STATUS": str(STATUS),
+        "INTVIT_HEADER": str(header_bytes(program)),
         "INTVIT_STEPS": str(len(program.steps)),
     }
     return "".join(f"#define {name} {value}\n" for name, value in definitions.items())

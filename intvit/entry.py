@@ -13,7 +13,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from intvit.program import Program
-from intvit.to_tir import STATUS
+from intvit.to_tir import header_bytes
 
 Expr = Any
 
@@ -29,7 +29,7 @@ def _main(program: Program) -> tirx.PrimFunc:
         T.func_name("main")
         image = T.arg("image", T.buffer((batch, *program.image.shape), "uint8"))
         outputs = _outputs(program, batch)
-        workspace = T.alloc_buffer((STATUS + batch * program.workspace,), "uint8")
+        workspace = T.alloc_buffer((header_bytes(program) + batch * program.workspace,), "uint8")
         _call(image, workspace, batch, tirx.const(0, "int32"), tirx.const(len(program.steps), "int32"), outputs)
     return builder.get()
 
@@ -42,7 +42,7 @@ def _steps(program: Program) -> tirx.PrimFunc:
         workspace = T.arg("workspace", T.buffer((size,), "uint8"))
         first, last = (T.arg(name, T.int32()) for name in ("first", "last"))
         outputs = _outputs(program, batch)
-        _require(size >= STATUS + batch * program.workspace, "the workspace is too small")
+        _require(size >= header_bytes(program) + batch * program.workspace, "the workspace is too small")
         _call(image, workspace, batch, first, last, outputs)
     return builder.get()
 

@@ -1,14 +1,13 @@
-"""From a program to TVM's IR: a function for each kernel's tasks, and `run`, which schedules the tasks of all steps.
+"""From a program to TVM's IR: a function for each kernel's tasks, and `run`, which each thread of a call goes through.
 
-    run(image, constants, workspace, batch, first, last, output_0, ...) -> int32        pointers, a C function
+    run(image, constants, workspace, batch, first, last, output_0, ...)                 pointers, a C function
 
-`run` is one parallel region for the whole model: every thread takes its share of the tasks of a step, and threads meet
-at a barrier after each phase. The workspace begins with an int32: 1 where a task
-found no memory for its scratch, else 0. Steps `first` to `last - 1` are run. Memory and constants come from the caller.
+In every phase a thread takes the next task that nobody has, until there is none, and goes on when all are done: a
+thread that the system keeps waiting holds up no one, and uneven tasks even out. Steps `first` to `last - 1` are run.
+Memory and constants come from the caller, counts of tasks lie at the beginning of the workspace (`embed/module.c`).
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +25,8 @@ Expr = Any
 C_FUNCTION = 1
 """TVM's calling convention of functions that are called as they are, without its packed arguments."""
 INT32 = tvm.ir.PrimType("int32")
-STATUS = memory.ALIGNMENT
-"""Bytes at the beginning of the workspace, for the int32 that tells of a failure."""
+PHASE = memory.ALIGNMENT
+"""Bytes of the counts of a phase, a cache line (`struct phase` of module.c)."""
 MOST_BYTES = 1 << 40
 
 
@@ -82,8 +81,8 @@ def _run(
         batch = T.arg("batch", T.int64())
         first, last = (T.arg(n, T.int32()) for n in ("first", "last"))
         outputs = {v: T.arg(f"output_{i}", T.handle(v.dtype)) for i, v in enumerate(program.outputs)}
-        status = T.decl_buffer((1,), "int32", data=workspace)
         bytes_of = {p: T.decl_buffer((MOST_BYTES,), "uint8", data=p) for p in (fixed, workspace)}
+        task = T.alloc_buffer((2,), "int64")
 
         def pointer(argument: Argument) -> Expr:
             if isinstance(argument, Image):
@@ -91,37 +90,80 @@ def _run(
             if isinstance(argument, Value) and argument in outputs:
                 return outputs[argument]
             if isinstance(argument, Value):
-                return T.address_of(bytes_of[workspace][STATUS + batch * program.offsets[argument]])
+                return T.address_of(bytes_of[workspace][header_bytes(program) + batch * program.offsets[argument]])
             return T.address_of(bytes_of[fixed][constants.add(argument)])
 
-        T.buffer_store(status, 0, [0])
-        with T.attr(T.int32(0), "pragma_parallel_launch_point", 1):
+        for phase in range(program.phases[-1] + 1):
+            parts = []
             for index, step in enumerate(program.steps):
-                ends_phase = index + 1 == len(program.steps) or program.phases[index] != program.phases[index + 1]
-                runs = T.If(tirx.all(first <= index, index < last))
-                with barrier() if ends_phase else nullcontext(), runs, T.Then():
-                    _schedule(step, tasks(step), pointer, batch, status)
+                if program.phases[index] == phase:
+                    parts.append(_part(step, tasks(step), pointer, batch, tirx.all(first <= index, index < last)))
+            _share(T.address_of(bytes_of[workspace][PHASE * phase]), parts, task)
     return builder.get()
 
 
-def barrier() -> Any:
-    """The threads of a parallel region wait for one another at the end of this scope."""
-    return T.attr(T.int32(0), "pragma_parallel_barrier_when_finish", 1)
+@dataclass(frozen=True)
+class Part:
+    """A step in a phase: how many tasks it has, and the call of one."""
+
+    count: Expr
+    call: Callable[[Expr], Expr]
 
 
-def _schedule(
-    step: Step, tasks: tuple[tvm.ir.GlobalVar, Tasks], pointer: Callable[[Argument], Expr], batch: Expr, status: Expr
-) -> None:
-    """The tasks of a step, dealt out to the threads one by one."""
+def _part(
+    step: Step,
+    tasks: tuple[tvm.ir.GlobalVar, Tasks],
+    pointer: Callable[[Argument], Expr],
+    batch: Expr,
+    wanted: Expr,
+) -> Part:
     variable, cut = tasks
     operands = (*step.arguments, step.result)
     sizes = shape_values(step.kernel.function, [shape_of(a, batch) for a in operands])
-    count = substituted(cut.count, sizes)
-    pointers = [pointer(a) for a in operands]
-    with T.attr(T.int32(0), "pragma_parallel_stride_pattern", 1), T.parallel(count) as task:
-        arguments = [task, *(sizes[d] for d in cut.shape), *pointers]
-        with T.If(tvm.ir.Call(variable, arguments, ret_ty=INT32) != 0), T.Then():
-            T.buffer_store(status, 1, [0])
+    rest = [*(sizes[d] for d in cut.shape), *(pointer(a) for a in operands)]
+    count = tirx.Select(wanted, substituted(cut.count, sizes), tirx.const(0, "int64"))
+    return Part(count, lambda task: tvm.ir.Call(variable, [task, *rest], ret_ty=INT32))
+
+
+def _share(phase: Expr, parts: Sequence[Part], task: Expr) -> None:
+    """This thread's part of a phase: it takes tasks as long as there are any, then waits for those of the others.
+
+    `task` holds the task that was taken, and how many were done.
+    """
+    ends = [T.bind(parts[0].count)]
+    for part in parts[1:]:
+        ends.append(T.bind(ends[-1] + part.count))
+    T.buffer_store(task, tirx.const(0, "int64"), [1])
+    T.buffer_store(task, T.call_extern("int64", "intvit_take", phase), [0])
+    with T.While(task[0] < ends[-1]):
+        taken = T.bind(task[0])
+        _one_of(parts, ends, taken, phase)
+        T.buffer_store(task, task[1] + 1, [1])
+        T.buffer_store(task, T.call_extern("int64", "intvit_take", phase), [0])
+    T.evaluate(T.call_extern("int32", "intvit_meet", phase, task[1], ends[-1]))
+
+
+def _one_of(parts: Sequence[Part], ends: Sequence[Expr], task: Expr, phase: Expr, begin: Expr = 0) -> None:
+    """The call that a task of a phase is, among those of its steps."""
+    part, *rest = parts
+
+    def call() -> None:
+        with T.If(part.call(task - begin) != 0), T.Then():
+            T.evaluate(T.call_extern("int32", "intvit_fail", phase))
+
+    if not rest:
+        call()
+        return
+    with T.If(task < ends[0]):
+        with T.Then():
+            call()
+        with T.Else():
+            _one_of(rest, ends[1:], task, phase, ends[0])
+
+
+def header_bytes(program: Program) -> int:
+    """Bytes at the beginning of the workspace in which threads keep count of the tasks of each phase."""
+    return PHASE * (program.phases[-1] + 1)
 
 
 def shape_of(argument: Argument, batch: Expr) -> tuple[Expr, ...]:

@@ -6,9 +6,13 @@
      INTVIT_OUTPUT_NAMES       output_0, ...
      INTVIT_OUTPUT_ELEMENTS    outputs[0], ...
      INTVIT_IMAGE_BYTES        of one image; INTVIT_OUTPUT_BYTES of each of its outputs, ...
-     INTVIT_WORKSPACE, INTVIT_STATUS, INTVIT_STEPS */
+     INTVIT_WORKSPACE, INTVIT_HEADER, INTVIT_STEPS */
 #include "intvit.h"
 #include "model.h"
+
+#include <sched.h>
+#include <stdatomic.h>
+#include <string.h>
 
 
 /* Constants lie in the file and are never copied: all processes that load it share them. */
@@ -92,19 +96,47 @@ static const char all_variants[] = INTVIT_VARIANTS(LISTED);
 static const char *target = all_variants + sizeof(" or ") - 1;
 static Run selected;
 
+/* Sharing tasks: the threads of a run go through all phases; these functions are what the kernels' code calls. */
+
+enum { SPINS = 1 << 10, PHASE = 64 };
+
+struct phase {
+    atomic_int_fast64_t taken, done;
+    atomic_int failed;
+};
+
+/* The next task of a phase: as many as there are, or more, when none is left. */
+int64_t intvit_take(struct phase *phase) { return atomic_fetch_add_explicit(&phase->taken, 1, memory_order_relaxed); }
+
+/* Tells that this thread has done some of the tasks of a phase, and waits until all are done. */
+int32_t intvit_meet(struct phase *phase, int64_t mine, int64_t all) {
+    int64_t done = atomic_fetch_add_explicit(&phase->done, mine, memory_order_acq_rel) + mine;
+    for (int spins = 0; done < all; ++spins) {
+        if (spins > SPINS) sched_yield(); /* who is late may have lost its core to somebody else */
+#if defined(__x86_64__)
+        else __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        else __asm__ volatile("yield");
+#endif
+        done = atomic_load_explicit(&phase->done, memory_order_acquire);
+    }
+    return 0;
+}
+
+int32_t intvit_fail(struct phase *phase) {
+    atomic_store_explicit(&phase->failed, 1, memory_order_relaxed);
+    return 0;
+}
+
 /* TVM's code calls its runtime through these pointers, which TVM's loader sets, and nobody else. */
-__attribute__((weak)) void *__TVMBackendAllocWorkspace, *__TVMBackendFreeWorkspace, *__TVMBackendParallelLaunch,
-    *__TVMBackendParallelBarrier;
+__attribute__((weak)) void *__TVMBackendAllocWorkspace, *__TVMBackendFreeWorkspace;
 void *TVMBackendAllocWorkspace(int, int, uint64_t, int, int);
 int TVMBackendFreeWorkspace(int, int, void *);
 int TVMBackendParallelLaunch(int (*)(int, void *, void *), void *, int);
-int TVMBackendParallelBarrier(int, void *);
 
 __attribute__((constructor)) static void prepare(void) {
     __TVMBackendAllocWorkspace = (void *)TVMBackendAllocWorkspace;
     __TVMBackendFreeWorkspace = (void *)TVMBackendFreeWorkspace;
-    __TVMBackendParallelLaunch = (void *)TVMBackendParallelLaunch;
-    __TVMBackendParallelBarrier = (void *)TVMBackendParallelBarrier;
     for (unsigned i = 0; i < sizeof variants / sizeof *variants && !selected; ++i) {
         if (variants[i].runs_here()) {
             selected = variants[i].run;
@@ -113,16 +145,44 @@ __attribute__((constructor)) static void prepare(void) {
     }
 }
 
-/* intvit.h, and for TVM's packed functions: */
+/* Running */
+
+struct call {
+    const uint8_t *image;
+    uint8_t *workspace;
+    int64_t batch;
+    int32_t first, last;
+    void *const *outputs;
+};
+
+static int take_part(int thread, void *group, void *arguments) {
+    (void)thread, (void)group;
+    const struct call *call = arguments;
+    void *const *outputs = call->outputs;
+    selected(call->image, intvit_constants, call->workspace, call->batch, call->first, call->last,
+             INTVIT_OUTPUT_ELEMENTS);
+    return 0;
+}
+
+static int32_t run(const struct call *call) {
+    if (!selected) return INTVIT_NOT_READY;
+    memset(call->workspace, 0, INTVIT_HEADER);
+    int failed = TVMBackendParallelLaunch(take_part, (void *)call, 0);
+    for (int32_t i = 0; i < INTVIT_HEADER / PHASE; ++i) {
+        failed |= atomic_load(&((struct phase *)(call->workspace + i * PHASE))->failed);
+    }
+    return failed ? INTVIT_OUT_OF_MEMORY : INTVIT_DONE;
+}
+
+/* For TVM's packed functions. */
 int32_t intvit_run_steps(const uint8_t *image, void *workspace, int64_t batch, int32_t first, int32_t last,
                          INTVIT_OUTPUT_PARAMETERS) {
-    if (!selected) return INTVIT_NOT_READY;
-    selected(image, intvit_constants, workspace, batch, first, last, INTVIT_OUTPUT_NAMES);
-    return *(const int32_t *)workspace ? INTVIT_OUT_OF_MEMORY : INTVIT_DONE;
+    void *const outputs[] = {INTVIT_OUTPUT_NAMES};
+    return run(&(struct call){image, workspace, batch, first, last, outputs});
 }
 
 int32_t intvit_run(const uint8_t *images, int64_t batch, void *const *outputs, void *workspace) {
-    return intvit_run_steps(images, workspace, batch, 0, INTVIT_STEPS, INTVIT_OUTPUT_ELEMENTS);
+    return run(&(struct call){images, workspace, batch, 0, INTVIT_STEPS, outputs});
 }
 
 int64_t intvit_image_bytes(void) { return INTVIT_IMAGE_BYTES; }
@@ -132,7 +192,7 @@ int64_t intvit_output_bytes(int32_t index) {
     return index >= 0 && index < (int32_t)(sizeof bytes / sizeof *bytes) ? bytes[index] : 0;
 }
 
-int64_t intvit_workspace_bytes(int64_t batch) { return INTVIT_STATUS + batch * INTVIT_WORKSPACE; }
+int64_t intvit_workspace_bytes(int64_t batch) { return INTVIT_HEADER + batch * INTVIT_WORKSPACE; }
 
 const char *intvit_metadata(void) { return intvit_metadata_text; }
 

@@ -66,7 +66,8 @@ def test_an_object_shows_only_its_interface(machine: Machines) -> None:
     functions = ["image_bytes", "metadata", "output_bytes", "ready", "run", "target", "workspace_bytes"]
     assert re.findall(r" [^U] (\w+)$", symbols, re.MULTILINE) == [f"intvit_{name}" for name in functions]
     backend = ["AllocWorkspace", "FreeWorkspace", "ParallelBarrier", "ParallelLaunch"]
-    assert re.findall(r" U (TVM\w+)$", symbols, re.MULTILINE) == [f"TVMBackend{name}" for name in backend]
+    calls = {f"TVMBackend{name}" for name in backend}
+    assert set(re.findall(r" U (TVM\w+)$", symbols, re.MULTILINE)) <= calls, "runtime.c has no others"
 
 
 def test_the_commands_of_readme(machine: Machines, tmp_path: Path) -> None:
