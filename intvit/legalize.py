@@ -118,14 +118,17 @@ class Legalizer:
     def _gelu_stage(self, node: fx.Node, own: fx.Node, n: int) -> tuple[Stage, list[fx.Node | Constant], str]:
         _, fraction, multiplier, pre_shift, shift, zero_point = _arguments(node)
         (pre, mul), operands = self._dyadic(pre_shift, multiplier, n)
-        return Gelu(int(fraction), int(shift), int(zero_point), pre, mul), operands, "int8"
+        stage = Gelu(int(fraction), int(shift), int(zero_point), pre, mul)
+        if mul is not None:
+            operands.append(pack.channels(mul, n, "int16", self.vector))
+        return stage.shared, [*operands, pack.channels(zero_point, n, "int16", self.vector)], "int8"
 
     def _add_stage(self, node: fx.Node, own: fx.Node, n: int) -> tuple[Stage, list[fx.Node | Constant], str]:
         arguments = _arguments(node)
         first, second, shift = arguments[:3], arguments[3:6], arguments[6]
         mine, other = (first, second) if first[0] is own else (second, first)
         (pre, mul), operands = self._dyadic(mine[2], mine[1], n)
-        (arm_pre, arm_mul), more = self._dyadic(other[2], other[1], n)
+        (arm_pre, arm_mul), more = self._dyadic(other[2], other[1], n, shared=True)
         arm = _node(other[0])
         if arm.op != "get_attr":
             stage = Add(int(shift), pre, mul, arm_pre, arm_mul, self._dtype(arm))
@@ -134,13 +137,18 @@ class Legalizer:
         stage = Add(int(shift), pre, mul, arm_pre, arm_mul, "int16", constant.shape[0])
         return stage, [*operands, *more, constant], "int16"
 
-    def _dyadic(self, pre_shift: Any, multiplier: Any, n: int) -> tuple[tuple[int | None, int | None], list[Any]]:
-        """A dyadic number: one for all channels is a constant of the code, else an operand per column."""
+    def _dyadic(
+        self, pre_shift: Any, multiplier: Any, n: int, shared: bool = False
+    ) -> tuple[tuple[int | None, int | None], list[Any]]:
+        """A dyadic number: one for all channels is a constant of the code, else an operand per column.
+
+        With `shared` the multiplier is always an operand, so that layers which differ in it share a kernel.
+        """
         fields: list[int | None] = []
         operands: list[Any] = []
         for argument, dtype in ((pre_shift, "int8"), (multiplier, "int16")):
             values = self._array(argument)
-            if (values == values.flat[0]).all():
+            if (values == values.flat[0]).all() and not (shared and dtype == "int16"):
                 fields.append(int(values.flat[0]))
             else:
                 fields.append(None)

@@ -27,6 +27,7 @@ from intvit.kernels.isa import Isa
 
 Fetch = Callable[[str], Expr]  # the lanes of a named operand in its own type, at the row and columns of the vector
 MOST_PRODUCT = 1 << 30  # of two 16-bit numbers
+MOST_ZERO_POINT = 128
 
 
 @dataclass(frozen=True)
@@ -76,22 +77,29 @@ def shifted(x: Expr, pre: Expr, isa: Isa, *, rounded: bool = False) -> Expr:
     return packed(x >> pre if rounded else rshift(x, pre), isa)
 
 
-def requantized(a: Expr, mul: Expr, shift: int, zero_point: int, limits: tuple[int, int], isa: Isa) -> Expr:
+def requantized(a: Expr, mul: Expr, shift: int, zero_point: Expr, limits: tuple[int, int], isa: Isa) -> Expr:
     """`clamp(rshift(a * mul, shift) + zero_point, *limits)` of int16 lanes: int16 where the limits are, else int32.
 
     From `shift = 17` on 16 bits are enough: floors nest, so `rshift(p, shift)` is `rshift(p >> 16, shift - 16)`, and
-    `p >> 16` is at most 2^14. Where it fits, the zero point is added before the shift.
+    `p >> 16` is at most 2^14. Where it fits, the zero point is added before the shift. A zero point that is not a
+    Python int is int16 lanes within 8 bits.
     """
     low, high = (min(max(limit, LEAST), MOST) for limit in limits)
-    if shift > 16 and (MOST_PRODUCT >> shift) + abs(zero_point) < MOST:
+    largest = abs(zero_point) if isinstance(zero_point, int) else MOST_ZERO_POINT
+    if shift > 16 and (MOST_PRODUCT >> shift) + largest < MOST:
         rest = shift - 16
-        before = zero_point if (MOST_PRODUCT >> 16) + half_unit(rest) + (abs(zero_point) << rest) <= MOST else 0
-        y = (multiply_high(a, mul) + like(a, half_unit(rest) + (before << rest))) >> like(a, rest)
-        return clamp(y + like(a, zero_point - before), low, high)
+        zero = like(a, zero_point) if isinstance(zero_point, int) else zero_point
+        rounding = like(a, half_unit(rest))
+        if (MOST_PRODUCT >> 16) + half_unit(rest) + (largest << rest) <= MOST:
+            y = (multiply_high(a, mul) + (rounding + (zero << like(a, rest)))) >> like(a, rest)
+        else:
+            y = ((multiply_high(a, mul) + rounding) >> like(a, rest)) + zero
+        return clamp(y, low, high)
+    zero = zero_point if isinstance(zero_point, int) else widen(zero_point, INT32)
     if 0 < shift <= 15:
-        y = (multiply_add(a, mul, 1, half_unit(shift), isa) >> shift) + zero_point
+        y = (multiply_add(a, mul, 1, half_unit(shift), isa) >> shift) + zero
     else:
-        y = rshift(product32(a, mul), shift) + zero_point
+        y = rshift(product32(a, mul), shift) + zero
     return clamp(packed(y, isa), low, high) if limits == (low, high) else clamp(y, *limits)
 
 

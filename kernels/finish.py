@@ -1,4 +1,4 @@
-"""The end of a matrix kernel: sums through the epilogue into the output, whole vectors or one column at a time."""
+"""The end of a matrix kernel: sums through the epilogue into the output, whole vectors and what is left of one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from intvit.kernels.arith import Buffer, Expr, lanes_of, let, load, store
 from intvit.kernels.epilogue import Epilogue, Fetch, Operand
 from intvit.kernels.function import Tensor
 from intvit.kernels.int16 import concat
+from intvit.kernels.interleave import shuffled
 from intvit.kernels.isa import Isa
 from intvit.kernels.pack import round_up
+from intvit.kernels.tile import runs
 
 
 def operand_tensors(epilogue: Epilogue, rows: Expr, n: int, isa: Isa) -> list[Tensor]:
@@ -85,17 +87,21 @@ class Finish:
                 self.put(concat([load(b, (0,), lanes) for b in row[v : v + 2]]), line, column, known)
 
     def part(self, sums: list[list[Buffer]], rows: list[Expr], first: Expr, count: int) -> None:
-        """The first `count` columns of the sums: whole vectors, then one column at a time."""
+        """The first `count` columns of the sums: whole vectors, then powers of two.
+
+        Not a loop over single columns: LLVM 22 makes masked stores of it, and where one lane is left and the store
+        narrows its vector, it stores the wider element (`vpextrw` of a byte, seen for x86-64-v4).
+        """
         lanes = self.isa.lanes
         vectors = count // lanes
         if vectors:
             self.whole([row[:vectors] for row in sums], rows, first)
-        if count % lanes:
-            with T.serial(count % lanes) as c:
-                column = let(first + vectors * lanes + c)
-                known = self.columns(column, 1)
-                for row, line in zip(sums, rows, strict=True):
-                    self.put(load(row[vectors], (c,), 1), line, column, known)
+        for offset, width in runs(count % lanes, lanes // 2):
+            column = let(first + (vectors * lanes + offset))
+            known = self.columns(column, width)
+            for row, line in zip(sums, rows, strict=True):
+                rest = shuffled([load(row[vectors], (0,), lanes)], list(range(offset, offset + width)))
+                self.put(rest, line, column, known)
 
 
 def _row_of(operand: Operand, row: Expr) -> Expr:

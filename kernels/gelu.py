@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 
@@ -50,16 +50,26 @@ def _round15(x: int) -> int:
 
 @dataclass(frozen=True)
 class Gelu:
-    """GELU of a 16-bit value with `fraction` fraction bits, requantized to 8 bits."""
+    """GELU of a 16-bit value with `fraction` fraction bits, requantized to 8 bits.
+
+    Like a factor, the zero point may be an operand (`None`), within 8 bits.
+    """
 
     fraction: int
     shift: int
-    zero_point: int = 0
+    zero_point: int | None = 0
     pre: int | None = None
     mul: int | None = None
+    narrow: bool | None = None  # what `fits16` found, where the numbers that it needs are operands
+
+    @property
+    def shared(self) -> Gelu:
+        """The same with its factor and zero point as operands: one kernel for all layers of a model."""
+        return replace(self, mul=None, zero_point=None, narrow=self.fits16)
 
     def operands(self) -> tuple[Operand, ...]:
-        return dyadic_operands(self.pre, self.mul)
+        zero = (Operand("zero", INT16),) if self.zero_point is None else ()
+        return (*dyadic_operands(self.pre, self.mul), *zero)
 
     def rounding(self, fetch: Fetch) -> Expr:
         return 0
@@ -74,7 +84,8 @@ class Gelu:
             a = whole + ((like(x, half_unit(self.pre)) - below) >> like(x, self.pre))
         else:
             a = shifted((widen(positive, INT32) << up) - widen(below, INT32), pre_shift(self.pre, fetch), isa)
-        return requantized(a, multiplier(self.mul, fetch), self.shift, self.zero_point, (LOW, HIGH), isa)
+        zero = fetch("zero") if self.zero_point is None else self.zero_point
+        return requantized(a, multiplier(self.mul, fetch), self.shift, zero, (LOW, HIGH), isa)
 
     @property
     def fits16(self) -> bool:
@@ -83,13 +94,15 @@ class Gelu:
         `t` has at most 11 bits. `x` is cut at the largest whose shifted value fits; past it `u` is saturated and `t`
         the same for all, so that if the result is `HIGH` there, it is `HIGH` for every larger `x`.
         """
+        if self.narrow is not None:
+            return self.narrow
         up = FRACTION - self.fraction
         if self.pre is None or self.pre > up:
             return False
         left = up - self.pre
         if left == 0:
             return True
-        if self.mul is None or self.mul < 0:
+        if self.mul is None or self.mul < 0 or self.zero_point is None:
             return False
         least = (MOST >> left << left) + ((half_unit(self.pre) - bump_of(MOST)) >> self.pre)
         result: int = ((least * self.mul + half_unit(self.shift)) >> self.shift) + self.zero_point

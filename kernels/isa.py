@@ -4,7 +4,7 @@ A step multiplies exactly and adds into 32-bit lanes: `acc[l] += sum_g a[g] * w[
 
 | operands  | group | instruction                                                                    |
 |-----------|-------|--------------------------------------------------------------------------------|
-| 16-bit    | 2     | x86 `pmaddwd`: no sum of two products of 8-bit values saturates                |
+| 16-bit    | 2     | x86 `pmaddwd`, VNNI `vpdpwssd`: exact unless all four operands are -2^15       |
 | 16-bit    | 1     | the widening multiply-add that LLVM maps to `smlal`, `vwmacc`, ...             |
 | u8 by s8  | 4     | AVX-512 VNNI `vpdpbusd`: adds modulo 2^32, never saturates (`vpdpbusds` would) |
 
@@ -86,7 +86,7 @@ class Isa:
 
     @property
     def wide(self) -> Isa:
-        """The same CPU with 16-bit operands on both sides, for products of two tensors."""
+        """The same CPU with 16-bit operands on both sides."""
         return AVX512_VNNI_PAIRS if self.element == "uint8" else self
 
     @property

@@ -13,6 +13,7 @@ os.environ.setdefault("TVM_NUM_THREADS", "2")  # TVM reads it once, when a threa
 tvm = pytest.importorskip("tvm")
 from tvm.target import Target, codegen  # noqa: E402
 
+from intvit.building import build  # noqa: E402
 from intvit.kernels.isa import NARROW, WIDE, Isa, detect  # noqa: E402
 
 CPUS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3", "sse2": "x86-64"}
@@ -63,7 +64,8 @@ def run(machine: tuple[Target, Isa]) -> Run:
 
     def call(function: Any, inputs: list[np.ndarray], shape: tuple[int, ...], dtype: str) -> np.ndarray:
         if function not in compiled:
-            compiled[function] = tvm.compile(function, target=machine[0])[function.attrs["global_symbol"]]
+            name = function.attrs["global_symbol"]
+            compiled[function] = build(tvm.IRModule({name: function}), machine[0])[name]
         kernel = compiled[function]
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         memory = np.full(size + 2 * GUARD + 64, 101, np.uint8)

@@ -143,12 +143,14 @@ GELUS = [
 def test_gelu_of_every_int16_with_one_scale(machine, run, stage):
     x = EVERY_INT16.reshape(-1, 128)[:, :99]
     x = np.concatenate([x, EVERY_INT16.reshape(-1, 128)[:, 29:]])
-    stages = Epilogue((stage,), "int8")
-    y = run(elementwise(99, stages, machine[1]), [x], x.shape, "int8")
     want = gelu_dialect.gelu(
         tensor(x)[None], stage.fraction, one(stage.mul), one(stage.pre), stage.shift, stage.zero_point
-    )
-    np.testing.assert_array_equal(y, want[0].numpy())
+    )[0].numpy()
+    y = run(elementwise(99, Epilogue((stage,), "int8"), machine[1]), [x], x.shape, "int8")
+    np.testing.assert_array_equal(y, want)
+    operands = [pack.channels(value, 99, "int16", machine[1]) for value in (stage.mul, stage.zero_point)]
+    y = run(elementwise(99, Epilogue((stage.shared,), "int8"), machine[1]), [x, *operands], x.shape, "int8")
+    np.testing.assert_array_equal(y, want, err_msg="shared")
 
 
 def test_both_ways_of_gelu_are_tested():
