@@ -12,9 +12,8 @@ product, which has a channel in each lane, as the output wants it. Tokens past t
 nothing; rows of `P.V` of which no query exists are left out, eight at a time.
 
 The first product is of bytes where the CPU has it: on keys + 128, with sums that begin with `-128 sum_c q[t, c]`. The
-second is of 16 bits: two products of bytes would take as long. With heads of 64 that is three
-512-bit instructions a score: on a Zen 4, which does one in 0.27 ns, 0.81 ns of the 1.12 that a score takes one thread
-(197 tokens).
+second is of 16 bits: two products of bytes would take as long. With heads of 64 that is three 512-bit instructions a
+score: on a Zen 4, which does one in 0.27 ns, 0.81 ns of the 1.12 that a score takes one thread (197 tokens).
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Isa:
     @property
     def wide(self) -> Isa:
         """The same CPU with 16-bit operands on both sides."""
-        return AVX512_VNNI_PAIRS if self.element == "uint8" else self
+        return AVX512_VNNI_PAIRS if self.zero or self.tiles else self
 
     @property
     def signed(self) -> Isa:
