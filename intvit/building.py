@@ -10,8 +10,8 @@ from typing import Any
 
 import tvm
 from tvm import tirx
-from tvm.target import Target
 from tvm.ir.transform import Pass, Sequential
+from tvm.target import Target
 
 CPU = 1
 

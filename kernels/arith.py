@@ -6,7 +6,7 @@ Values are int32 lanes unless said otherwise. Nothing here rounds except `rshift
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import tirx
@@ -37,17 +37,24 @@ def half_unit(s: Expr) -> Expr:
     """What a rounding shift by `s` adds: `1 << (s-1)`, 0 where `s = 0`."""
     if isinstance(s, int):
         return (1 << s) >> 1
-    return tirx.const(1 << 30, s.ty.dtype) >> (31 - s)  # no left shift by lanes: see `lshift`
+    return tirx.const(1 << 30, s.ty.dtype) >> (31 - s)  # no left shift by lanes: see `by_bits`
 
 
-def lshift(x: Expr, s: Expr) -> Expr:
-    """`x << s` for lanes `s` in 0..31, bit by bit of `s`: LLVM builds a shift by lanes from floats on plain SSE2."""
-    s, lanes = let(s), lanes_of(x)
-    held = T.alloc_buffer((lanes,), "int32")  # stops TVM's simplifier
+def by_bits(x: Expr, s: Expr, most: int, shift: Callable[[Expr, Expr], Expr]) -> Expr:
+    """`x` shifted by each lane's own `s`, whose bits are up to `most`, with shifts of all lanes alike.
+
+    On plain SSE2 LLVM builds shifts by lanes, left and of 16 bits, from conversions of floats. It also makes one of a
+    choice between a shifted and an unshifted value, or of a factor, unless a volatile store hides the shifted value.
+    """
+    s, lanes, scalar = let(s), lanes_of(x), str(x.ty.dtype).partition("x")[0]
+    held = T.alloc_buffer((lanes,), scalar)
+    hidden = T.alloc_buffer((lanes,), scalar, annotations={"tirx.volatile": True})
     store(held, (0,), x)
-    for step in (16, 8, 4, 2, 1):
+    while most:
         y = let(load(held, (0,), lanes))
-        store(held, (0,), tirx.Select((s & step) > 0, y << step, y))
+        store(hidden, (0,), shift(y, like(y, most)))
+        store(held, (0,), tirx.Select((s & like(s, most)) > like(s, 0), load(hidden, (0,), lanes), y))
+        most //= 2
     return let(load(held, (0,), lanes))
 
 

@@ -53,5 +53,6 @@ def exponentials(t: Expr, bits: int, isa: Isa) -> Expr:
     curve = rounding_multiply(multiply_high(h, h), -CURVATURE, isa)
     m = kept(widen((h >> like(h, 2)) - curve + like(h, (1 << 14) + (1 << 13) - CURVATURE // 2), UINT16))
     n = kept(v >> like(v, 8))
-    twice = m >> n if least else tirx.Select(n < like(n, 16), (m + m) >> n, like(m, 0))
+    twice = isa.rshift16(m if least else m + m, n)
+    twice = twice if least else tirx.Select(n < like(n, 16), twice, like(m, 0))
     return kept(widen((widen(twice, INT32) + 1) >> 1, INT16))

@@ -22,7 +22,7 @@ from tvm import tirx
 from tvm.target import Target, codegen
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Expr, widen
+from intvit.kernels.arith import Expr, by_bits, widen
 
 TILE_ROWS, TILE_DEPTH = 16, 64
 """Rows of an AMX tile, and its bytes in a row."""
@@ -41,6 +41,7 @@ class Isa:
     element: str = "int16"  # the left operand: int16, or uint8 with its zero at 128
     accumulates: bool = False  # the dot product adds to its first operand
     tiles: bool = False  # products of constant weights are on AMX tiles, `amx`
+    shifts_by_lanes: bool = True  # each lane by its own amount, without floats: see `by_bits`
     packed: tuple[int, int] | None = None  # columns of a panel of packed weights and neighbours in K, if not its own
     narrow: str = ""  # LLVM's name of the saturation of two vectors to int16, 128 bits of each in turn
 
@@ -82,17 +83,27 @@ class Isa:
     @property
     def itemsize(self) -> int:
         """Bytes of a left operand."""
-        return 1 if self.zero else 2
+        return 2 if self.element == "int16" else 1
 
     @property
     def wide(self) -> Isa:
         """The same CPU with 16-bit operands on both sides."""
-        return AVX512_VNNI_PAIRS if self.zero or self.tiles else self
+        if self.element == "int16":
+            return self
+        return WIDE if self.name == DOTPROD.name else AVX512_VNNI_PAIRS
 
     @property
     def signed(self) -> Isa:
         """The same CPU with operands as they are: int8, or int16."""
         return replace(self, element="int8") if self.zero else self
+
+    def lshift(self, x: Expr, s: Expr) -> Expr:
+        """`x << s` for int32 lanes `s` in 0..31."""
+        return x << s if self.shifts_by_lanes else by_bits(x, s, 16, lambda y, step: y << step)
+
+    def rshift16(self, x: Expr, s: Expr) -> Expr:
+        """`x >> s` of uint16 lanes for `s` at most 15; for any other `s`, any value."""
+        return x >> s if self.shifts_by_lanes else by_bits(x, s, 8, lambda y, step: y >> step)
 
     def left(self, x: Expr) -> Expr:
         """int8 lanes as the left operand of a dot product."""
@@ -151,9 +162,18 @@ SSE2 = Isa(
     group=2,
     intrinsic="llvm.x86.sse2.pmadd.wd",
     narrow="llvm.x86.sse2.packssdw.128",
+    shifts_by_lanes=False,
     packed=X86,
 )
 WIDE = Isa("generic-32", lanes=4, registers=32, group=1)
+DOTPROD = replace(
+    WIDE,
+    name="dotprod",
+    group=4,
+    intrinsic="llvm.aarch64.neon.sdot.v4i32.v16i8",
+    element="int8",
+    accumulates=True,
+)
 NARROW = Isa("generic-16", lanes=4, registers=16, group=1)
 
 _X86 = (("amx-int8", AMX), ("avx512vnni", AVX512_VNNI), ("avx512bw", AVX512), ("avx2", AVX2), ("sse2", SSE2))
@@ -169,4 +189,6 @@ def detect(target: Target) -> Isa:
         for feature, isa in _X86:
             if codegen.target_has_features(feature, target):
                 return isa
+    if architecture.startswith(("aarch64", "arm64")) and codegen.target_has_features("dotprod", target):
+        return DOTPROD
     return WIDE if architecture.startswith(("aarch64", "arm64", "riscv", "ppc64", "powerpc64")) else NARROW

@@ -27,7 +27,6 @@ from intvit.kernels.arith import (
     let,
     load,
     load32,
-    lshift,
     rshift,
     store,
     widen,
@@ -67,7 +66,7 @@ def layernorm(
                     store(into, (r,), value)
             unit = registers(4, isa.lanes)
             total, high, low = (load(b, (0,), isa.lanes) for b in sums)
-            for into, value in zip(unit, scaling(total, high, low, channels, eps, min_shift), strict=True):
+            for into, value in zip(unit, scaling(total, high, low, channels, (eps, min_shift), isa), strict=True):
                 store(into, (0,), value)
             with T.serial(block) as r:
                 at = line(r)
@@ -133,7 +132,7 @@ def add_square(sums: list[Buffer], square: Expr, total: Expr) -> None:
 
 
 def scaling(
-    total: Expr, high: Expr, low: Expr, channels: int, eps: Expr, min_shift: Expr
+    total: Expr, high: Expr, low: Expr, channels: int, least: tuple[Expr, Expr], isa: Isa
 ) -> tuple[Expr, Expr, Expr, Expr]:
     """`m`, `F`, `r F / C` and `s` of each lane's row."""
     total = let(total)
@@ -143,17 +142,20 @@ def scaling(
     lower = (1 << HALF) - 1
     low = let(low - (square & lower) * channels - (cross & lower))
     high = let(high - (square >> HALF) * channels - (cross >> HALF) + (low >> HALF))
-    v, q = floating_variance(kept(high), kept(low & lower), kept(r), channels, eps, min_shift)
-    g, p = (kept(value) for value in reciprocal_root(kept(v), kept(q)))
+    v, q = floating_variance(kept(high), kept(low & lower), kept(r), channels, least, isa)
+    g, p = (kept(value) for value in reciprocal_root(kept(v), kept(q), isa))
     up = let(clamp(1 - p, 0, 16))
     share = let(r * g)
     whole = let(tirx.truncdiv(share + (channels << 15), channels) - (1 << 15))
-    part = tirx.truncdiv(lshift(share - whole * channels, up), channels)
-    return m, let(lshift(g, up)), let(lshift(whole, up) + part), let(tirx.max(14 + p, 15))
+    part = tirx.truncdiv(isa.lshift(share - whole * channels, up), channels)
+    return m, let(isa.lshift(g, up)), let(isa.lshift(whole, up) + part), let(tirx.max(14 + p, 15))
 
 
-def floating_variance(high: Expr, low: Expr, r: Expr, channels: int, eps: Expr, min_shift: Expr) -> tuple[Expr, Expr]:
+def floating_variance(
+    high: Expr, low: Expr, r: Expr, channels: int, least: tuple[Expr, Expr], isa: Isa
+) -> tuple[Expr, Expr]:
     """`v` of at most 31 bits and `q` with `V ~ v 4^q`."""
+    eps, min_shift = least
     bits = tirx.Select(high > 0, HALF + bit_length(high), bit_length(low))
     q = let(tirx.max((bits - 29) >> 1, min_shift))
     double = let(2 * q)
@@ -161,7 +163,7 @@ def floating_variance(high: Expr, low: Expr, r: Expr, channels: int, eps: Expr, 
     whole = let(tirx.truncdiv(square, channels))
     mean_square = (whole << 16) + tirx.truncdiv((square - whole * channels) << 16, channels)
     floor = T.broadcast(eps, lanes_of(q)) >> tirx.min(double - 2 * min_shift, 31)
-    v = power(high, HALF - double) + power(low, -double) - power(mean_square, -16 - double) + floor
+    v = power(high, HALF - double, isa) + power(low, -double, isa) - power(mean_square, -16 - double, isa) + floor
     return tirx.max(v, 1), q
 
 
@@ -172,17 +174,17 @@ def kept(value: Expr) -> Expr:
     return let(load(register, (0,), lanes_of(value)))
 
 
-def power(x: Expr, exponent: Expr) -> Expr:
+def power(x: Expr, exponent: Expr, isa: Isa) -> Expr:
     """`floor(x 2^exponent)` of non-negative lanes; `x = 0` where the exponent is over 30."""
     exponent = let(exponent)
-    return lshift(x, clamp(exponent, 0, 30)) >> clamp(-exponent, 0, 31)
+    return isa.lshift(x, clamp(exponent, 0, 30)) >> clamp(-exponent, 0, 31)
 
 
-def reciprocal_root(v: Expr, q: Expr) -> tuple[Expr, Expr]:
+def reciprocal_root(v: Expr, q: Expr, isa: Isa) -> tuple[Expr, Expr]:
     """`g` and `p` of positive lanes, the root digit by digit (*Hacker's Delight* 11-1), then to the nearest half."""
     j = let((30 - bit_length(v)) >> 1)
     left = let(clamp(j, 0, 15))
-    normal = let(lshift(lshift(v, left), left) >> (2 * tirx.max(-j, 0)))
+    normal = let(isa.lshift(isa.lshift(v, left), left) >> (2 * tirx.max(-j, 0)))
     lanes = lanes_of(v)
     one = tirx.const(1, v.ty.dtype)
     digits = registers(1, lanes)[0]

@@ -1,7 +1,7 @@
 """Constant operands in the layout that the kernels read; numpy, at compile time.
 
-Weights int8 [N, K] become int8 [N/columns, K/neighbours, columns * neighbours], zeros past the end: a panel of columns is
-contiguous, and its next bytes in K, a few of each column, lie together. They stay int8 (the kernel extends them on
+Weights int8 [N, K] become int8 [N/columns, K/neighbours, columns * neighbours], zeros past the end: a panel of columns
+is contiguous, and its next bytes in K, a few of each column, lie together. They stay int8 (the kernel extends them on
 load), and on x86-64 they lie the same for all instruction sets.
 """
 

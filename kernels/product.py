@@ -14,11 +14,13 @@ blocking of K: a row block (14 rows x K) stays in L1 and a panel of int8 weights
 
 from __future__ import annotations
 
+from functools import partial
+
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from intvit.kernels import amx
-from intvit.kernels.arith import Buffer, let, load
+from intvit.kernels.arith import Buffer, Expr, let, load
 from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.finish import Finish, operand_tensors
 from intvit.kernels.function import Tensor, function, scratch, symbol
@@ -29,6 +31,11 @@ from intvit.kernels.tile import add_products, columns_of, even_blocks, left_row,
 MOST_SCRATCH = 1 << 16  # bytes of left operands
 LEAST_TASK = 1 << 16  # multiply-adds that are worth a task
 TASKS = 16  # tasks of one batch element that let 2, 4, 8 and 16 threads share the work
+
+
+def _left(wide: Buffer, k: Expr, isa: Isa, r: int) -> Expr:
+    """The left operand of row `r` for one step of the dot product."""
+    return load(wide, (r, k), isa.group)
 
 
 def tile_rows(tokens: int, k: int, isa: Isa) -> int:
@@ -89,7 +96,7 @@ def product(k: int, n: int, epilogue: Epilogue, isa: Isa, *, tokens: int = 197, 
                         vectors = [load(w, (panel, s, offset + v * width), width) for v in range(isa.vectors)]
                         columns = [columns_of(vector, part, isa) for vector in vectors]
                         at_k = s * isa.group + part * plane(k, isa)
-                        add_products(sums, lambda r, at_k=at_k: load(wide, (r, at_k), isa.group), columns, isa)
+                        add_products(sums, partial(_left, wide, at_k, isa), columns, isa)
                 finish.tile(sums, lines, at)
 
     tensors = [

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Buffer, Expr, bit_length, half_unit, lanes_of, let, load, lshift, rshift, store, widen
+from intvit.kernels.arith import Buffer, Expr, bit_length, half_unit, lanes_of, let, load, rshift, store, widen
 from intvit.kernels.exponential import exponentials, log2_units
 from intvit.kernels.function import registers
 from intvit.kernels.int16 import INT16, INT32, kept, packed, rounding_multiply
@@ -68,16 +68,16 @@ class Shiftmax:
         return total
 
 
-def reciprocal(total: Expr) -> tuple[Expr, Expr]:
+def reciprocal(total: Expr, isa: Isa) -> tuple[Expr, Expr]:
     """Bit length of a row sum of at least 128, and `2^29` over the sum scaled to 15 bits, at most `2^15 - 1`."""
     bits = bit_length(let(total))
-    scaled = lshift(total, tirx.max(15 - bits, 0)) >> tirx.max(bits - 15, 0)
+    scaled = isa.lshift(total, tirx.max(15 - bits, 0)) >> tirx.max(bits - 15, 0)
     return bits, tirx.min(tirx.truncdiv(tirx.const(1 << 29, total.ty.dtype), scaled), 32767)
 
 
 def row_means(total: Buffer, isa: Isa) -> Scaling:
     """For query `t` of a block, what divides its `P.V` by its sum: int32 lanes to int16."""
-    bits, inverse = reciprocal(load(total, (0,), isa.lanes))
+    bits, inverse = reciprocal(load(total, (0,), isa.lanes), isa)
     shifts, inverses = registers(2, isa.lanes)
     store(shifts, (0,), bits - 8)
     store(inverses, (0,), inverse)

@@ -9,6 +9,7 @@ from intvit.errors import IntvitError, VerifyError
 from intvit.integer_model import IntegerModel
 from intvit.runtime import CompiledModel
 from intvit.verify.bit_exact import prove_bit_exact
+from intvit.verify.no_float_code import prove_no_float_instructions
 
 pytest.importorskip("tvm")
 from intvit.targets import NEEDS, TARGETS, resolve, runs_here
@@ -40,6 +41,7 @@ def test_the_integers_of_the_reference(target: str) -> None:
     assert module.target == target
     assert module.variant == (resolve("auto").name if target == "x86-64" else target)
     assert prove_bit_exact(module, model) > 0
+    assert prove_no_float_instructions(module.path) > 5000
 
 
 def test_both_presets(compiled: tuple[IntegerModel, CompiledModel]) -> None:

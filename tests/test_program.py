@@ -4,8 +4,8 @@ import pytest
 import tiny
 
 pytest.importorskip("tvm")
-from intvit.kernels.isa import AVX2, AVX512_VNNI  # noqa: E402
-from intvit.program import Program, Value, program_of  # noqa: E402
+from intvit.kernels.isa import AVX2, AVX512_VNNI
+from intvit.program import Program, Value, program_of
 
 
 @pytest.fixture(scope="module", params=[AVX2, AVX512_VNNI], ids=lambda isa: isa.name)

@@ -2,13 +2,14 @@
 
 import pytest
 
+from intvit.building import build, build_object
 from intvit.kernels.attention import Heads, attention
 from intvit.kernels.attention_published import attention_published
 from intvit.kernels.elementwise import elementwise
 from intvit.kernels.epilogue import Add, Bias, Epilogue, Requantize
 from intvit.kernels.gelu import Gelu
 from intvit.kernels.gelu_published import gelu_published
-from intvit.kernels.isa import AVX2, AVX512, AVX512_VNNI, SSE2, WIDE, Isa, detect
+from intvit.kernels.isa import AMX, AVX2, AVX512, AVX512_VNNI, DOTPROD, SSE2, WIDE, Isa, detect
 from intvit.kernels.layernorm import layernorm
 from intvit.kernels.layernorm_published import layernorm_published
 from intvit.kernels.movement import concat_tokens, patchify, select_tokens
@@ -21,8 +22,10 @@ TARGETS = {
     "x86-64": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"},
     "haswell": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"},
     "x86-64-v4": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v4"},
+    "icelake-server": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "icelake-server"},
     "sapphirerapids": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "sapphirerapids"},
     "aarch64": {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+neon"]},
+    "dotprod": {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+neon", "+dotprod"]},
     "riscv64": {"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64", "mattr": ["+m", "+v"]},
 }
 
@@ -49,21 +52,37 @@ def kernels(isa: Isa) -> list[tvm.tirx.PrimFunc]:
 def test_no_floating_point_in_the_object(name, tmp_path):
     target = tvm.target.Target(TARGETS[name])
     module = tvm.IRModule({f.attrs["global_symbol"]: f for f in kernels(detect(target))})
-    tvm.compile(module, target=target).mod.write_to_file(str(tmp_path / "kernels.o"), "o")
+    build_object(module, target, tmp_path / "kernels.o")
     assert prove_no_float_instructions(tmp_path / "kernels.o") > 1000
 
 
-@pytest.mark.parametrize(("isa", "instruction"), [(AVX512_VNNI, "vpdpbusd"), (AVX512, "vpdpwssd")])
-def test_vnni_does_a_step_of_the_dot_product_in_one_instruction(isa, instruction):
-    target = tvm.target.Target(TARGETS["sapphirerapids"])
-    function = product(64, 64, Epilogue((Bias(),), "int32"), isa)
-    assembly = tvm.compile(function, target=target).mod.inspect_source("asm")
-    assert f"{instruction}\t" in assembly and "vpmaddwd" not in assembly
+@pytest.mark.parametrize(
+    ("name", "instruction", "not_even"),
+    [
+        ("icelake-server", "vpdpbusd", "vpmaddwd"),
+        ("sapphirerapids", "tdpbssd", "vpdpbusd"),
+        ("dotprod", "sdot", "smlal"),
+    ],
+)
+def test_a_step_of_the_dot_product_is_one_instruction(name, instruction, not_even):
+    target = tvm.target.Target(TARGETS[name])
+    function = product(64, 64, Epilogue((Bias(),), "int32"), detect(target))
+    assembly = build(tvm.IRModule({"product": function}), target).inspect_source("asm")
+    assert f"{instruction}\t" in assembly and f"{not_even}\t" not in assembly
 
 
 @pytest.mark.parametrize(
     ("name", "isa"),
-    [("x86-64", SSE2), ("haswell", AVX2), ("sapphirerapids", AVX512_VNNI), ("x86-64-v4", AVX512), ("aarch64", WIDE)],
+    [
+        ("x86-64", SSE2),
+        ("haswell", AVX2),
+        ("x86-64-v4", AVX512),
+        ("icelake-server", AVX512_VNNI),
+        ("sapphirerapids", AMX),
+        ("aarch64", WIDE),
+        ("dotprod", DOTPROD),
+        ("riscv64", WIDE),
+    ],
 )
 def test_detection(name, isa):
     assert detect(tvm.target.Target(TARGETS[name])) == isa
