@@ -22,6 +22,12 @@ def build(module: tvm.IRModule, target: Target) -> Any:
     return tvm.tirx.build(module, target, pipeline="intvit")
 
 
+def build_kernel(kernel: tirx.PrimFunc, target: Target) -> Any:
+    """A kernel alone, as a packed function of its tensors that shares its tasks among TVM's threads."""
+    name = str(kernel.attrs["global_symbol"])
+    return build(tvm.IRModule({name: kernel}), target)[name]
+
+
 def build_object(module: tvm.IRModule, target: Target, path: Path) -> None:
     """Compiles a module to the object file `path`."""
     build(module, target).write_to_file(str(path), "o")

@@ -4,9 +4,10 @@ A `Group` is one kernel: a node of the integer graph with the operations that ar
 the requantization, GELU or residual addition that alone reads its sums, so that int32 sums never leave the registers.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,28 @@ from intvit.kernels import (
     product,
 )
 from intvit.kernels import layernorm as layernorm_kernel
+from intvit.kernels.cut import RULE, Cut
 from intvit.kernels.epilogue import Add, Bias, Epilogue, Requantize, Stage
 from intvit.kernels.gelu import Gelu
 from intvit.kernels.isa import Isa
 
 Constant = NDArray[np.generic]
+Cuts = Mapping[str, Cut]
+"""By the name of a `Tunable`: how it is cut, where not as its rule says."""
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """A kernel with a choice: what it is, in words that any machine has for it, and its cuts, the rule's first."""
+
+    name: str
+    cuts: tuple[Cut, ...]
+    build: Callable[[Cut], tirx.PrimFunc]
+
+    def chosen(self, cuts: Cuts) -> tirx.PrimFunc:
+        """The kernel as `cuts` say, where they name one of its own."""
+        cut = cuts.get(self.name, RULE)
+        return self.build(cut if cut in self.cuts else RULE)
 
 
 @dataclass(frozen=True)
@@ -44,6 +62,7 @@ class KernelCall:
     columns: int
     dtype: str
     multiply_adds: int = 0
+    tunable: Tunable | None = None
 
 
 @dataclass(frozen=True)
@@ -60,8 +79,14 @@ class Group:
 class Legalizer:
     """Kernels for the nodes of one graph, `shapes` at batch 1, on one instruction set."""
 
-    def __init__(self, module: fx.GraphModule, shapes: dict[str, tuple[int, ...]], isa: Isa) -> None:
-        self.module, self.shapes, self.isa, self.vector = module, shapes, isa, isa.vector
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        shapes: dict[str, tuple[int, ...]],
+        isa: Isa,
+        cuts: Cuts = MappingProxyType({}),
+    ) -> None:
+        self.module, self.shapes, self.isa, self.vector, self.cuts = module, shapes, isa, isa.vector, cuts
 
     def groups(self) -> list[Group]:
         """The graph cut into kernels, each at the place of its last node."""
@@ -89,9 +114,13 @@ class Legalizer:
             stages.append(stage)
             operands += more
         tokens = self.shapes[head.name][1]
-        function = _product(k, n, Epilogue(tuple(stages), dtype), self.isa, tokens)
+        epilogue = Epilogue(tuple(stages), dtype)
+        build = partial(_product, k, n, epilogue, self.isa, tokens)
+        does = "+".join(type(stage).__name__.lower() for stage in stages)
+        name = f"product {tokens}x{k}x{n} {does} {dtype}"
+        tunable = Tunable(name, product.cuts(tokens, k, n, self.isa), build)
         arguments = (_node(x), pack.weights(w, self.isa), *operands)
-        return KernelCall(function, arguments, n, dtype, tokens * k * n)
+        return KernelCall(tunable.chosen(self.cuts), arguments, n, dtype, tokens * k * n, tunable)
 
     def _elementwise(self, group: Group) -> KernelCall:
         node = group.nodes[0]
@@ -168,10 +197,11 @@ class Legalizer:
         sizes, columns = self._heads(q, k, v, heads)
         (pre, mul), operands = self._dyadic(pre_shift, multiplier, columns)
         epilogue = Epilogue((Requantize(int(shift), pre=pre, mul=mul),), "int8")
-        function = build(sizes, score_shift, softmax, epilogue)
+        name = f"{_name(node)} {sizes.heads}x{sizes.queries}x{sizes.keys}x{sizes.head_size}x{sizes.value_size}"
+        tunable = Tunable(name, sizes.cuts, lambda cut: build(replace(sizes, cut=cut), score_shift, softmax, epilogue))
         scores = (self._per_head(score_pre, sizes.heads, "int8"), self._per_head(score_mul, sizes.heads, "int16"))
         arguments = (_node(q), _node(k), _node(v), *scores, *operands)
-        return KernelCall(function, arguments, columns, "int8", sizes.multiply_adds)
+        return KernelCall(tunable.chosen(self.cuts), arguments, columns, "int8", sizes.multiply_adds, tunable)
 
     def _heads(self, q: Any, k: Any, v: Any, heads: Any) -> tuple[attention_kernel.Heads, int]:
         (_, queries, width), (_, keys, _), (_, _, columns) = (self.shapes[_node(x).name] for x in (q, k, v))
@@ -279,8 +309,8 @@ def _node(argument: Any) -> fx.Node:
 
 
 @cache
-def _product(k: int, n: int, epilogue: Epilogue, isa: Isa, tokens: int) -> tirx.PrimFunc:
-    return product.product(k, n, epilogue, isa, tokens=tokens)
+def _product(k: int, n: int, epilogue: Epilogue, isa: Isa, tokens: int, cut: Cut) -> tirx.PrimFunc:
+    return product.product(k, n, epilogue, isa, tokens=tokens, cut=cut)
 
 
 @cache

@@ -7,6 +7,7 @@ two layers of the perceptron.
 
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 from torch import fx
@@ -14,7 +15,7 @@ from torch import fx
 from intvit import memory
 from intvit.integer_model import IntegerModel
 from intvit.kernels.isa import Isa
-from intvit.legalize import Constant, KernelCall, Legalizer
+from intvit.legalize import Constant, Cuts, KernelCall, Legalizer
 from intvit.nodes import outputs
 from intvit.verify.overflow import shapes_of
 
@@ -99,11 +100,11 @@ class Program:
         return memory.plan([memory.Lifetime(v.bytes, first[v], last[v]) for v in self._inner])
 
 
-def program_of(model: IntegerModel, isa: Isa) -> Program:
-    """The kernels of a model on one instruction set."""
+def program_of(model: IntegerModel, isa: Isa, cuts: Cuts = MappingProxyType({})) -> Program:
+    """The kernels of a model on one instruction set, cut into tasks as `cuts` say, else by their rules."""
     graph = model.graph.module.graph
     shapes = shapes_of(model.graph)
-    legalizer = Legalizer(model.graph.module, shapes, isa)
+    legalizer = Legalizer(model.graph.module, shapes, isa, cuts)
     channels, height, width = model.metadata.input_grid.shape
     image = Image((height, width, channels))
     values: dict[fx.Node, Value | Image] = {graph.find_nodes(op="placeholder")[0]: image}

@@ -82,7 +82,7 @@ class CompiledModel(Model):
             temporary.write_bytes(self.path.read_bytes())
 
     def integers(self, pixels: NDArray[np.uint8]) -> tuple[Array, ...]:
-        _use_threads(self.threads)
+        use_threads(self.threads)
         outputs = self._outputs(len(pixels))
         self._main(*map(tvm_ffi.from_dlpack, (_aligned(pixels), *outputs)))
         shapes = self.metadata.output_shapes
@@ -90,11 +90,12 @@ class CompiledModel(Model):
 
     def profile(self, pixels: NDArray[np.uint8], repeats: int = 20) -> list[Step]:
         """The median time of each kernel, run on its own again and again, less that of running none."""
-        _use_threads(self.threads)
+        use_threads(self.threads)
         self._library.intvit_workspace_bytes.restype = ctypes.c_int64
         size = self._library.intvit_workspace_bytes(ctypes.c_int64(len(pixels)))
         tensors = [
-            tvm_ffi.from_dlpack(a) for a in (_aligned(pixels), _empty((size,), "uint8"), *self._outputs(len(pixels)))
+            tvm_ffi.from_dlpack(a)
+            for a in (_aligned(pixels), aligned_empty((size,), "uint8"), *self._outputs(len(pixels)))
         ]
         call, count = self._module["steps"], len(self._steps)
 
@@ -115,7 +116,7 @@ class CompiledModel(Model):
         """Memory for the outputs, `[batch * tokens, channels]`."""
         shapes = self.metadata.output_shapes
         return [
-            _empty((batch * int(np.prod(shape[:-1])), shape[-1]), dtype)
+            aligned_empty((batch * int(np.prod(shape[:-1])), shape[-1]), dtype)
             for shape, dtype in zip(shapes, self._dtypes, strict=True)
         ]
 
@@ -178,11 +179,12 @@ def _cores() -> list[int]:
 _configured = threading.local()
 
 
-def _use_threads(count: int) -> None:
-    """Sets the size of this thread's pool: TVM's own choice is half the cores, for hyper-threads."""
+def use_threads(count: int | None = None) -> None:
+    """Sets the size of this thread's pool, by default all cores: TVM's own choice is half, for hyper-threads."""
+    cores = [str(core) for core in _cores()]
+    count = len(cores) if count is None else count
     if getattr(_configured, "count", None) != count:
         configure = tvm_ffi.get_global_func("runtime.config_threadpool")
-        cores = [str(core) for core in _cores()]
         if not hasattr(_configured, "count"):
             configure(SHARE_ALL_CORES, len(cores), cores)
         configure(SHARE_ALL_CORES, count, cores)
@@ -193,12 +195,12 @@ def _aligned(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The same pixels, in memory that the kernels may load vectors from."""
     if pixels.ctypes.data % ALIGNMENT == 0 and pixels.flags.writeable and pixels.flags.c_contiguous:
         return pixels
-    aligned = _empty(pixels.shape, "uint8")
+    aligned = aligned_empty(pixels.shape, "uint8")
     aligned[...] = pixels
     return aligned
 
 
-def _empty(shape: tuple[int, ...], dtype: str) -> Array:
+def aligned_empty(shape: tuple[int, ...], dtype: str) -> Array:
     """Aligned memory."""
     kind = np.dtype(dtype)
     size = int(np.prod(shape)) * kind.itemsize

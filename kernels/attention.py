@@ -25,6 +25,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from intvit.kernels.arith import Buffer, Expr, let, load, load32, store, widen
+from intvit.kernels.cut import RULE, Cut
 from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.finish import Finish, operand_tensors
 from intvit.kernels.function import Tensor, function, registers, scratch, symbol
@@ -52,6 +53,7 @@ class Heads:
     head_size: int
     value_size: int
     isa: Isa
+    cut: Cut = RULE
 
     @property
     def multiply_adds(self) -> int:
@@ -65,16 +67,25 @@ class Heads:
 
     @property
     def splits(self) -> int:
-        """Tasks of a head: enough in all, and least work for the busier of two threads."""
+        """Tasks of a head: as cut, else enough in all, and least work for the busier of two threads."""
+        return self.cut.splits or min(self._choices, key=self._slowest)
 
-        def slowest(splits: int) -> int:
-            """Work of the busier thread in fifths of a block: packing costs a task about one."""
-            tasks = [(i + 1) * self.blocks // splits - i * self.blocks // splits for i in range(splits)] * self.heads
-            half = -(-len(tasks) // 2)
-            return max(5 * sum(part) + len(part) for part in (tasks[:half], tasks[half:]))
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """Cuts that are worth measuring, the rule first."""
+        rule = replace(self, cut=RULE).splits
+        return (RULE, *(Cut(None, splits) for splits in range(1, self._choices.stop) if splits != rule))
 
+    @property
+    def _choices(self) -> range:
         least = min(self.blocks, -(-TASKS // self.heads))
-        return min(range(least, min(self.blocks, least + MORE_SPLITS) + 1), key=slowest)
+        return range(least, min(self.blocks, least + MORE_SPLITS) + 1)
+
+    def _slowest(self, splits: int) -> int:
+        """Work of the busier of two threads in fifths of a block: packing costs a task about one."""
+        tasks = [(i + 1) * self.blocks // splits - i * self.blocks // splits for i in range(splits)] * self.heads
+        half = -(-len(tasks) // 2)
+        return max(5 * sum(part) + len(part) for part in (tasks[:half], tasks[half:]))
 
     @property
     def tile(self) -> int:
@@ -117,6 +128,8 @@ def attention_with(softmax: Softmax, sizes: Heads, epilogue: Epilogue, *, name: 
     [batch * queries, heads * value_size] of the epilogue's type.
     """
     sizes = replace(sizes, isa=sizes.isa.vector)
+    if not 1 <= sizes.splits <= sizes.blocks:
+        raise ValueError(f"{sizes.blocks} blocks of queries cannot be cut into {sizes.splits} tasks")
     heads, isa, pairs = sizes.heads, sizes.isa, sizes.isa.wide
     rows, key_rows = symbol("rows"), symbol("key_rows")
 

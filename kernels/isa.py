@@ -174,7 +174,7 @@ DOTPROD = replace(
     element="int8",
     accumulates=True,
 )
-NARROW = Isa("generic-16", lanes=4, registers=16, group=1)
+NARROW = Isa("generic-16", lanes=4, registers=16, group=1, shifts_by_lanes=False)
 
 _X86 = (("amx-int8", AMX), ("avx512vnni", AVX512_VNNI), ("avx512bw", AVX512), ("avx2", AVX2), ("sse2", SSE2))
 

@@ -21,6 +21,7 @@ from tvm.tirx.script import builder as T
 
 from intvit.kernels import amx
 from intvit.kernels.arith import Buffer, Expr, let, load
+from intvit.kernels.cut import RULE, Cut
 from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.finish import Finish, operand_tensors
 from intvit.kernels.function import Tensor, function, scratch, symbol
@@ -42,7 +43,14 @@ def tile_rows(tokens: int, k: int, isa: Isa) -> int:
     """Rows of a tile."""
     if isa.tiles:
         return amx.BLOCK
-    return even_blocks(tokens, max(1, min(isa.most_rows, MOST_SCRATCH // (isa.itemsize * k))))
+    return even_blocks(tokens, most_tile_rows(k, isa))
+
+
+def most_tile_rows(k: int, isa: Isa) -> int:
+    """Rows of a tile that registers and cache allow."""
+    if isa.tiles:
+        return amx.BLOCK
+    return max(1, min(isa.most_rows, MOST_SCRATCH // (isa.itemsize * k)))
 
 
 def column_splits(tokens: int, rows: int, k: int, panels: int, isa: Isa) -> int:
@@ -59,18 +67,36 @@ def column_splits(tokens: int, rows: int, k: int, panels: int, isa: Isa) -> int:
     return min(enough or choices, key=slowest)
 
 
-def product(k: int, n: int, epilogue: Epilogue, isa: Isa, *, tokens: int = 197, name: str = "product") -> tirx.PrimFunc:
+def cuts(tokens: int, k: int, n: int, isa: Isa) -> tuple[Cut, ...]:
+    """Cuts that are worth measuring, the rule first: tiles that share the rows evenly, and other numbers of splits."""
+    panels = packed_shape(n, k, isa)[0]
+    rule = tile_rows(tokens, k, isa)
+    most = min(tokens, most_tile_rows(k, isa))
+    blocks = {-(-tokens // size) for size in range(max(1, 2 * most // 3), most + 1)}
+    tiles = {-(-tokens // count) for count in blocks} - {rule}
+    splits = column_splits(tokens, rule, k, panels, isa)
+    others = {1, splits // 2, splits - 1, splits + 1, 2 * splits} - {splits}
+    found = [] if isa.tiles else [Cut(tile, None) for tile in sorted(tiles, reverse=True)]
+    return (RULE, *found, *(Cut(None, other) for other in sorted(others) if 1 <= other <= panels))
+
+
+def product(
+    k: int, n: int, epilogue: Epilogue, isa: Isa, *, tokens: int = 197, cut: Cut = RULE, name: str = "product"
+) -> tirx.PrimFunc:
     """Inputs: x int8 [rows, k], packed weights, the epilogue's operands; output [rows, n] of the epilogue's type.
 
-    `tokens` is a hint, the rows of one batch element: tiles are chosen so that two threads share them evenly. Raises
-    `ValueError` where sums that do not begin with a bias (`pack.bias`) are asked of an instruction that needs one.
+    `tokens` is a hint, the rows of one batch element: tiles are chosen so that two threads share them evenly, unless
+    `cut` says how. Raises `ValueError` where sums that do not begin with a bias (`pack.bias`) are asked of an
+    instruction that needs one, and for a cut that the instruction set or the shape does not allow.
     """
     if isa.zero and not epilogue.biased:
         raise ValueError(f"a product on {isa.name} begins with a bias")
     rows = symbol("rows")
     panels, steps, step_bytes = packed_shape(n, k, isa)
-    tile = tile_rows(tokens, k, isa)
-    splits = column_splits(tokens, tile, k, panels, isa)
+    tile = cut.tile or tile_rows(tokens, k, isa)
+    splits = cut.splits or column_splits(tokens, tile, k, panels, isa)
+    if not (1 <= tile <= most_tile_rows(k, isa) and 1 <= splits <= panels) or (isa.tiles and tile != amx.BLOCK):
+        raise ValueError(f"a product of {k} by {n} on {isa.name} cannot be cut into {tile} rows and {splits} splits")
     tiles = isa.columns // isa.panel
 
     def body(x: Buffer, w: Buffer, *rest: Buffer) -> None:

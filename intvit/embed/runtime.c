@@ -1,4 +1,4 @@
-/* What a compiled model calls of TVM's runtime, for programs without TVM: threads, barriers and scratch memory.
+/* What a compiled model calls of TVM's runtime, for programs without TVM: threads and scratch memory.
 
    The threads are made once, at the first run: INTVIT_NUM_THREADS of them, or one for each core of the process, the caller
    being one. Runs may overlap: one that finds the threads busy, or that a thread of the pool starts, runs in its caller
@@ -23,12 +23,11 @@ typedef struct {
 typedef int (*Task)(int index, Group *group, void *arguments);
 
 int TVMBackendParallelLaunch(Task task, void *arguments, int tasks);
-int TVMBackendParallelBarrier(int index, Group *group);
 void *TVMBackendAllocWorkspace(int device, int number, uint64_t bytes, int type, int bits);
 int TVMBackendFreeWorkspace(int device, int number, void *memory);
 void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count);
 
-/* Waiting. Phases of a run take microseconds, so threads spin; whoever is late may have lost its core to a neighbour. */
+/* Waiting for microseconds: threads spin; whoever is late may have lost its core to a neighbour. */
 
 static void wait_a_moment(unsigned *waited) {
     if (++*waited > SPINS) sched_yield();
@@ -37,25 +36,6 @@ static void wait_a_moment(unsigned *waited) {
 #elif defined(__aarch64__)
     else __asm__ volatile("yield");
 #endif
-}
-
-typedef struct {
-    _Alignas(ALIGNMENT) atomic_int arrived;
-    _Alignas(ALIGNMENT) atomic_int rounds;
-} Barrier;
-
-int TVMBackendParallelBarrier(int index, Group *group) {
-    (void)index;
-    Barrier *barrier = group->barrier;
-    int rounds = atomic_load_explicit(&barrier->rounds, memory_order_acquire);
-    if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) + 1 == group->tasks) {
-        atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&barrier->rounds, rounds + 1, memory_order_release);
-        return 0;
-    }
-    unsigned waited = 0;
-    while (atomic_load_explicit(&barrier->rounds, memory_order_acquire) == rounds) wait_a_moment(&waited);
-    return 0;
 }
 
 /* The pool: its threads sleep between runs. */
@@ -67,7 +47,6 @@ static struct {
     Task task;
     void *arguments;
     Group group;
-    Barrier barrier;
     atomic_int running, failed;
 } pool = {.busy = ATOMIC_FLAG_INIT};
 
@@ -104,8 +83,7 @@ static void start_threads(void) {
 }
 
 static int run_alone(Task task, void *arguments) {
-    Barrier barrier = {0, 0};
-    Group group = {&barrier, 1};
+    Group group = {NULL, 1};
     return task(0, &group, arguments);
 }
 
@@ -115,7 +93,7 @@ int TVMBackendParallelLaunch(Task task, void *arguments, int tasks) {
     int count = tasks > 0 && tasks < pool.threads ? tasks : pool.threads;
     pool.task = task;
     pool.arguments = arguments;
-    pool.group = (Group){&pool.barrier, count};
+    pool.group = (Group){NULL, count};
     atomic_store(&pool.running, count - 1);
     atomic_store(&pool.failed, 0);
     for (int i = 1; i < count; ++i) sem_post(&pool.start[i]);
@@ -172,7 +150,6 @@ static void free_kept(void *first) {
 /* A child process has none of its parent's threads: it makes its own at its first run. */
 static void after_fork(void) {
     pool.threads = 0;
-    atomic_store(&pool.barrier.arrived, 0);
     atomic_flag_clear(&pool.busy);
 }
 

@@ -65,7 +65,7 @@ def test_an_object_shows_only_its_interface(machine: Machines) -> None:
     symbols = subprocess.run(["nm", "-g", path], capture_output=True, text=True, check=True, timeout=60).stdout
     functions = ["image_bytes", "metadata", "output_bytes", "ready", "run", "target", "workspace_bytes"]
     assert re.findall(r" [^U] (\w+)$", symbols, re.MULTILINE) == [f"intvit_{name}" for name in functions]
-    backend = ["AllocWorkspace", "FreeWorkspace", "ParallelBarrier", "ParallelLaunch"]
+    backend = ["AllocWorkspace", "FreeWorkspace", "ParallelLaunch"]
     calls = {f"TVMBackend{name}" for name in backend}
     assert set(re.findall(r" U (TVM\w+)$", symbols, re.MULTILINE)) <= calls, "runtime.c has no others"
 
