@@ -13,42 +13,53 @@ from intvit.entry import entry_module
 from intvit.errors import IntvitError
 from intvit.integer_model import IntegerModel
 from intvit.linking import KINDS, link, require_compiler, require_space
-from intvit.program import Program, program_of
+from intvit.program import Program
 from intvit.runtime import CompiledModel
 from intvit.seal import seal
 from intvit.targets import Cpu
 from intvit.to_tir import header_bytes, to_tir
+from intvit.tuning import Tuned, Tuning
 from intvit.verify.no_float import prove_no_float
 from intvit.verify.no_float_module import prove_no_float_module
 from intvit.verify.overflow import prove_no_overflow
 
 
-def compile_model(model: IntegerModel, target: str = "auto", threads: int | None = None) -> CompiledModel:
+def compile_model(
+    model: IntegerModel,
+    target: str = "auto",
+    threads: int | None = None,
+    tune: float = 0,
+    cache: Path | None = None,
+) -> CompiledModel:
     """The module of a model for a CPU: `auto` (this machine) or a name of `intvit.targets.TARGETS`, run here.
 
-    Runs on the returned object's `threads` (by default all cores); `save` keeps it as `*.so`. Raises `IntvitError` for
-    an unknown target or a missing C compiler, `VerifyError` where a proof fails.
+    Runs on the returned object's `threads` (by default all cores); `save` keeps it as `*.so`. With `tune`, so many
+    seconds are spent on finding the fastest block sizes; `cache` is the file that keeps them (`intvit.tuning`). Raises
+    `IntvitError` for an unknown target or a missing C compiler, `VerifyError` where a proof fails.
     """
     folder = tempfile.TemporaryDirectory(prefix="intvit-")
     try:
         path = Path(folder.name) / "model.so"
-        write_module(model, path, target)
+        write_module(model, path, target, tune, cache)
         return CompiledModel(path, threads, folder)
     except BaseException:
         folder.cleanup()
         raise
 
 
-def write_module(model: IntegerModel, path: Path, target: str = "auto") -> None:
+def write_module(
+    model: IntegerModel, path: Path, target: str = "auto", tune: float = 0, cache: Path | None = None
+) -> Tuned:
     """Compiles a model to `path`, whose suffix decides: `.so`, a shared library, or `.o`, for static linking.
 
-    The target may be another machine's; TVM loads a `.so` only. Errors as `compile_model`.
+    The target may be another machine's; TVM loads a `.so` only. Says what tuning did. Errors as `compile_model`.
     """
     if path.suffix not in KINDS:
         raise IntvitError(f"{path}: a module is written to {' or '.join(KINDS)}, which the suffix decides")
     cpu = targets.resolve(target)
     if not isinstance(model, IntegerModel):
         raise IntvitError(f"only an integer model can be compiled, not {type(model).__name__}: make one with quantize")
+    tuning = Tuning(cpu.name, targets.variants_of(cpu), tune, cache)
     prove_no_float(model.graph)
     prove_no_overflow(model.graph)
     compiler = require_compiler(cpu.triple)
@@ -56,7 +67,7 @@ def write_module(model: IntegerModel, path: Path, target: str = "auto") -> None:
     with tempfile.TemporaryDirectory(prefix="intvit-", dir=path.parent) as name:
         folder = Path(name)
         variants = targets.variants_of(cpu)
-        objects, program = _build(model, variants, folder)
+        objects, program = _build(model, variants, folder, tuning)
         if path.suffix == ".so":
             objects.append(folder / "entry.o")
             build_object(entry_module(program), variants[-1].target, objects[-1])
@@ -65,14 +76,15 @@ def write_module(model: IntegerModel, path: Path, target: str = "auto") -> None:
         link(compiler, objects, folder, path)
     if path.suffix == ".so":
         seal(path)
+    return tuning.result
 
 
-def _build(model: IntegerModel, variants: Sequence[Cpu], folder: Path) -> tuple[list[Path], Program]:
+def _build(model: IntegerModel, variants: Sequence[Cpu], folder: Path, tuning: Tuning) -> tuple[list[Path], Program]:
     """An object for each variant, and the constants of all."""
     constants = ConstantPool()
     objects = []
     for cpu in variants:
-        program = program_of(model, cpu.isa)
+        program = tuning.program(model, cpu)
         module = to_tir(program, constants, f"intvit_run_{cpu.symbol}")
         prove_no_float_module(module)
         objects.append(folder / f"{cpu.symbol}.o")

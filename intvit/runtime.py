@@ -181,10 +181,10 @@ _configured = threading.local()
 
 def use_threads(count: int | None = None) -> None:
     """Sets the size of this thread's pool, by default all cores: TVM's own choice is half, for hyper-threads."""
-    cores = [str(core) for core in _cores()]
-    count = len(cores) if count is None else count
+    count = len(_cores()) if count is None else count
     if getattr(_configured, "count", None) != count:
         configure = tvm_ffi.get_global_func("runtime.config_threadpool")
+        cores = [str(core) for core in _cores()]
         if not hasattr(_configured, "count"):
             configure(SHARE_ALL_CORES, len(cores), cores)
         configure(SHARE_ALL_CORES, count, cores)

@@ -27,6 +27,8 @@ from intvit.tuning_cache import Found, TuningCache
 
 GAIN = 1.03
 """How many times as fast as the rule a cut must be."""
+WORTH = 0.01
+"""Part of a model's multiply-adds below which a kernel is left alone: its time is that of waking threads."""
 ROUNDS, MEASURED = 5, 0.25
 """Least calls of each cut, and seconds of all calls in one comparison."""
 Call = Callable[[], object]
@@ -34,7 +36,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning did for the kernels of a module: all that have a choice, those in the file, measured, and improved."""
+    """What tuning did: kernels with a choice, how many the file knew, were measured, and are better than by rule."""
 
     kernels: int = 0
     known: int = 0
@@ -83,7 +85,7 @@ class Tuning:
 
 
 def tunables(program: Program) -> dict[str, tuple[Step, Tunable]]:
-    """The kernels with a choice, by name, each with the first step that it is; the one with most work comes first."""
+    """The kernels whose choice is worth measuring, by name, each with the first step that it is; most work first."""
     steps: dict[str, tuple[Step, Tunable]] = {}
     work: dict[str, int] = {}
     for step in program.steps:
@@ -91,7 +93,8 @@ def tunables(program: Program) -> dict[str, tuple[Step, Tunable]]:
         if tunable is not None and len(tunable.cuts) > 1:
             steps.setdefault(tunable.name, (step, tunable))
             work[tunable.name] = work.get(tunable.name, 0) + step.kernel.multiply_adds
-    return {name: steps[name] for name in sorted(work, key=lambda name: -work[name])}
+    least = WORTH * sum(step.kernel.multiply_adds for step in program.steps)
+    return {name: steps[name] for name in sorted(work, key=lambda name: -work[name]) if work[name] >= least}
 
 
 def search(
@@ -110,11 +113,11 @@ def search(
             if time.monotonic() > end:
                 return found
             calls.append(partial(build_kernel(tunable.build(cut), cpu.target), *operands))
-        found[name] = _best(tunable, calls)
+        found[name] = best(tunable, calls)
     return found
 
 
-def _best(tunable: Tunable, calls: Sequence[Call]) -> Found:
+def best(tunable: Tunable, calls: Sequence[Call]) -> Found:
     """The fastest cut, if it is so twice; the rule is the first."""
     seconds = least_seconds(calls)
     best = int(np.argmin(seconds))

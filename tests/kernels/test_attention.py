@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from intvit.dialect import attention as dialect
 from intvit.kernels import attention as kernels
 from intvit.kernels import pack
+from intvit.kernels.cut import RULE, Cut
 from intvit.kernels.epilogue import Epilogue, Requantize
 from intvit.kernels.isa import AVX2, AVX512_VNNI
 
 
-def check(machine, run, sizes, batch=1, bits=13, seed=0, kind="random", score_shift=None):
+def check(machine, run, sizes, batch=1, bits=13, seed=0, kind="random", score_shift=None, cut=RULE):
     """`sizes`: heads, queries, keys, head size, value size."""
     random = np.random.default_rng(seed)
     heads, queries, keys, d, e = sizes
@@ -33,7 +34,7 @@ def check(machine, run, sizes, batch=1, bits=13, seed=0, kind="random", score_sh
     pre, mul = random.integers(0, 3, heads * e), random.integers(-32768, 32768, heads * e)
     shift = int(random.integers(8, 16))
     stages = Epilogue((Requantize(shift),))
-    function = kernels.attention(kernels.Heads(*sizes, machine[1]), score_shift, bits, stages)
+    function = kernels.attention(kernels.Heads(*sizes, machine[1], cut), score_shift, bits, stages)
     inputs = [x.reshape(-1, x.shape[-1]) for x in (q, k, v)] + [score_pre.astype(np.int8), score_mul.astype(np.int16)]
     inputs += [
         pack.channels(x, heads * e, o.dtype, machine[1]) for x, o in zip((pre, mul), stages.operands, strict=True)
@@ -71,6 +72,20 @@ def test_extremes_and_widths_of_the_exponentials(machine, run, bits, kind):
 @pytest.mark.parametrize("score_shift", [0, 15, 16, 17, 30])
 def test_shifts_of_the_scores(machine, run, score_shift):
     check(machine, run, (2, 19, 33, 16, 16), bits=15, score_shift=score_shift)
+
+
+@pytest.mark.parametrize("sizes", [(1, 90, 90, 16, 16), (2, 40, 33, 16, 24)], ids=str)
+def test_every_cut(machine, run, sizes):
+    cuts = kernels.Heads(*sizes, machine[1].vector).cuts
+    assert cuts[0] == RULE and len(set(cuts)) == len(cuts) > 1
+    for cut in cuts:
+        check(machine, run, sizes, batch=2, cut=cut)
+
+
+@pytest.mark.parametrize("splits", [-1, 3])
+def test_more_tasks_than_blocks_are_refused(splits):
+    with pytest.raises(ValueError, match=f"2 blocks of queries cannot be cut into {splits} tasks"):
+        kernels.attention(kernels.Heads(1, 16, 16, 8, 8, AVX2, Cut(None, splits)), 15, 13, Epilogue((Requantize(15),)))
 
 
 @settings(max_examples=8, deadline=None)

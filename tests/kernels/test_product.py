@@ -10,9 +10,10 @@ from intvit.dialect.gelu import gelu
 from intvit.dialect.linear import linear
 from intvit.dialect.requantize import add, requantize
 from intvit.kernels import epilogue, pack
+from intvit.kernels.cut import RULE, Cut
 from intvit.kernels.gelu import Gelu
-from intvit.kernels.isa import AVX2, AVX512, AVX512_VNNI, NARROW, SSE2, WIDE
-from intvit.kernels.product import column_splits, product, tile_rows
+from intvit.kernels.isa import AMX, AVX2, AVX512, AVX512_VNNI, NARROW, SSE2, WIDE
+from intvit.kernels.product import column_splits, cuts, product, tile_rows
 
 EXTREMES = ("random", "lowest", "highest", "outlier")
 
@@ -51,6 +52,31 @@ def test_sums(machine, run, rows, k, n):
         inputs = [x, pack.weights(w, machine[1]), pack.bias(bias, w, machine[1])]
         y = run(function, inputs, (rows, n), "int32")
         np.testing.assert_array_equal(y, sums(x, w, bias)[0].numpy(), err_msg=kind)
+
+
+@pytest.mark.parametrize(("rows", "k", "n"), [(99, 200, 200), (40, 50, 70)])
+def test_every_cut(machine, run, rows, k, n):
+    random = np.random.default_rng(k)
+    x, w, bias = int8(random, (rows, k)), int8(random, (n, k)), random.integers(-(2**20), 2**20, n).astype(np.int32)
+    want = sums(x, w, bias)[0].numpy()
+    inputs = [x, pack.weights(w, machine[1]), pack.bias(bias, w, machine[1])]
+    stages = epilogue.Epilogue((epilogue.Bias(),), "int32")
+    tried = cuts(rows, k, n, machine[1])
+    assert tried[0] == RULE and len(set(tried)) == len(tried) > 1
+    for cut in tried:
+        y = run(product(k, n, stages, machine[1], tokens=rows, cut=cut), inputs, (rows, n), "int32")
+        np.testing.assert_array_equal(y, want, err_msg=str(cut))
+
+
+@pytest.mark.parametrize(
+    ("isa", "cut"),
+    [(AVX2, Cut(100)), (AVX2, Cut(-1)), (AVX2, Cut(None, 4)), (AVX2, Cut(None, -1)), (AMX, Cut(14))],
+    ids=str,
+)
+def test_cuts_that_cannot_be(isa, cut):
+    stages = epilogue.Epilogue((epilogue.Bias(),), "int32")
+    with pytest.raises(ValueError, match=f"a product of 64 by 96 on {isa.name} cannot be cut into"):
+        product(64, 96, stages, isa, cut=cut)
 
 
 @settings(max_examples=12, deadline=None)
