@@ -1,6 +1,8 @@
 """Many calls of one module from many threads: every result as the single-threaded one, memory flat.
 
     python bench/soak.py m.so --calls 100000 --threads 8
+
+Ends with exit code 1 where a result differs.
 """
 
 import argparse

@@ -96,9 +96,15 @@ def test_only_a_clear_gain_counts(
 ) -> None:
     answers = iter([first, second])
     monkeypatch.setattr(tuning, "least_seconds", lambda calls: next(answers))
-    tunable = tuning.Tunable("kernel", (RULE, Cut(9), Cut(7)), lambda cut: pytest.fail("built"))
-    found = tuning.best(tunable, [lambda: None] * 3)
+    built: list[Cut] = []
+
+    def build(cut: Cut) -> tuning.Call:
+        built.append(cut)
+        return lambda: None
+
+    found = tuning.best((RULE, Cut(9), Cut(7)), [lambda: None] * 3, build)
     assert found.cut == chosen
+    assert built == ([] if second is None else [RULE, Cut(7) if first[2] < first[1] else Cut(9)])
     assert (found.rule_seconds > 1.03 * found.seconds) == (chosen != RULE)
 
 
