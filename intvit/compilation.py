@@ -70,7 +70,7 @@ def write_module(
         objects, program = _build(model, variants, folder, tuning)
         if path.suffix == ".so":
             objects.append(folder / "entry.o")
-            build_object(entry_module(program), variants[-1].target, objects[-1])
+            build_object(entry_module(program), targets.baseline(cpu).target, objects[-1])
         (folder / "metadata.json").write_text(described(model, program, cpu.name))
         (folder / "model.h").write_text(header(program, variants))
         link(compiler, objects, folder, path)
@@ -106,6 +106,7 @@ def header(program: Program, variants: Sequence[Cpu]) -> str:
         "INTVIT_WORKSPACE": f"INT64_C({program.workspace})",
         "INTVIT_HEADER": str(header_bytes(program)),
         "INTVIT_STEPS": str(len(program.steps)),
+        "INTVIT_OUTPUTS": str(len(names)),
     }
     return "".join(f"#define {name} {value}\n" for name, value in definitions.items())
 

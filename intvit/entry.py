@@ -16,6 +16,8 @@ from intvit.program import Program
 from intvit.to_tir import header_bytes
 
 Expr = Any
+NOT_READY, NOT_ALIGNED = 2, 3
+"""Of `intvit.h`."""
 
 
 def entry_module(program: Program) -> tvm.IRModule:
@@ -57,7 +59,10 @@ def _outputs(program: Program, batch: Expr) -> list[Expr]:
 def _call(image: Expr, workspace: Expr, batch: Expr, first: Expr, last: Expr, outputs: Sequence[Expr]) -> None:
     pointers = [output.data for output in outputs]
     status = T.call_extern("int32", "intvit_run_steps", image.data, workspace.data, batch, first, last, *pointers)
-    _require(T.bind(status) == 0, "no memory for the scratch of a kernel")
+    status = T.bind(status)
+    _require(status != NOT_READY, "this machine lacks the module's instructions")
+    _require(status != NOT_ALIGNED, "images, outputs and workspace must be aligned to 64 bytes")
+    _require(status == 0, "no memory for the scratch of a kernel")
 
 
 def _require(condition: Expr, message: str) -> None:

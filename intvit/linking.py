@@ -19,7 +19,10 @@ INTERFACE = re.compile(r"\b(intvit_\w+)\(")
 CODE_SIZE = 8 << 20
 """Bytes that are more than enough for a module's code; the rest are its constants, in an object file and linked."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_KINDS = {".so": ("-shared", "-fPIC", "-Wl,-Bsymbolic", "-Wl,-z,noexecstack"), ".o": ("-r", "-nostdlib")}
+_KINDS = {
+    ".so": ("-shared", "-fPIC", "-Wl,-Bsymbolic", "-Wl,-z,noexecstack", "-Wl,--strip-debug"),
+    ".o": ("-r", "-nostdlib"),
+}
 """The compiler's options by the suffix of the result: a shared library, or one object for static linking."""
 KINDS = tuple(_KINDS)
 
@@ -63,19 +66,20 @@ def link(compiler: str, objects: Sequence[Path], folder: Path, path: Path) -> No
     An object shows the functions of `intvit.h` and no others, so that a program's own names cannot meet its kernels'.
     Raises `IntvitError` where there is no space, or with what the compiler said.
     """
-    include = [f"-I{folder}", f"-I{SOURCES}", f"-Wa,-I{folder}"]
-    module = folder / "module.o"
-    _run(folder, [compiler, "-x", "c", "-O2", "-fPIC", "-c", *include, str(SOURCES / "module.c"), "-o", str(module)])
-    _run(folder, [compiler, *_KINDS[path.suffix], "-o", str(path), str(module), *map(str, objects)])
+    folder, path = folder.resolve(), path.resolve()
+    source = [f"-I{folder}", f"-I{SOURCES.resolve()}", str(SOURCES.resolve() / "module.c")]
+    _run(folder, [compiler, "-x", "c", "-O2", "-fPIC", "-c", *source, "-o", "module.o"])
+    parts = ["module.o", *(str(item.resolve()) for item in objects)]
+    _run(folder, [compiler, *_KINDS[path.suffix], "-o", str(path), *parts])
     if path.suffix == ".o":
         shown = [f"--keep-global-symbol={name}" for name in INTERFACE.findall((SOURCES / "intvit.h").read_text())]
         _run(folder, [_run(folder, [compiler, "-print-prog-name=objcopy"]).strip(), *shown, str(path)])
 
 
 def _run(folder: Path, command: Sequence[str]) -> str:
-    """What a program prints that works in a folder."""
+    """What a program prints that works in a folder, where the assembler finds the constants."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
         raise IntvitError(f"the C compiler {command[0]!r} cannot be run ({error}): set CC to another one") from error
     if done.returncode == 0:
@@ -89,9 +93,9 @@ def _run(folder: Path, command: Sequence[str]) -> str:
 
 
 def linker_reason(text: str) -> str:
-    """The first line that tells."""
+    """The first line that tells: the first with an error, or the first."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0] if lines else "no reason given"
+    return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "no reason given")
 
 
 def _full(folder: Path, reason: str) -> IntvitError:

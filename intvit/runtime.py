@@ -177,12 +177,22 @@ def _cores() -> list[int]:
 
 
 _configured = threading.local()
+_pool = {"started": False, "lost": False}
+
+
+def _after_fork() -> None:
+    """TVM's threads are not in a child process; a module that ran before the fork runs on one thread there."""
+    _pool["lost"] = _pool["started"]
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def use_threads(count: int | None = None) -> None:
     """Sets the size of this thread's pool, by default all cores: TVM's own choice is half, for hyper-threads."""
     count = len(_cores()) if count is None else count
-    if getattr(_configured, "count", None) != count:
+    if getattr(_configured, "count", None) != count and not _pool["lost"]:
+        _pool["started"] = True
         configure = tvm_ffi.get_global_func("runtime.config_threadpool")
         cores = [str(core) for core in _cores()]
         if not hasattr(_configured, "count"):

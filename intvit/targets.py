@@ -5,6 +5,7 @@ import difflib
 import platform
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from tvm.target import Target, codegen
 
@@ -60,8 +61,8 @@ TARGETS: dict[str, Cpu] = {
 """Levels of x86-64 (its psABI), its dot products and tiles; `x86-64` holds four of them."""
 
 NEEDS = {
-    "x86-64-v4-amx": "amx-int8",
-    "x86-64-v4-vnni": "avx512vnni",
+    "x86-64-v4-amx": "amx_int8",
+    "x86-64-v4-vnni": "avx512_vnni",
     "x86-64-v4": "avx512bw",
     "x86-64-v3": "avx2",
     "x86-64-v1": "sse2",
@@ -69,7 +70,7 @@ NEEDS = {
     "aarch64": "neon",
     "riscv64": "m",
 }
-"""The feature of LLVM's by which a machine is known to run a target, the best target of an architecture first."""
+"""By what a machine is known to run a target, the best of an architecture first: flags of Linux, or LLVM's features."""
 
 
 def resolve(name: str) -> Cpu:
@@ -83,6 +84,12 @@ def resolve(name: str) -> Cpu:
     return TARGETS[name]
 
 
+def baseline(cpu: Cpu) -> Cpu:
+    """The least target of an architecture: for code that runs before the instructions are known to be there."""
+    names = [name for name in NEEDS if TARGETS[name].triple == cpu.triple]
+    return TARGETS[names[-1]] if names else cpu
+
+
 def runs_here(name: str) -> bool:
     """Whether this machine has the instructions of a target, and its system hands them out."""
     cpu = TARGETS[name]
@@ -90,10 +97,18 @@ def runs_here(name: str) -> bool:
         return any(runs_here(variant) for variant in cpu.variants)
     if cpu.triple.partition("-")[0] != platform.machine():
         return name == "generic"
+    if name == "generic":
+        return True
+    if cpu.triple == X86_64:
+        return NEEDS[name] in _flags() and (name != "x86-64-v4-amx" or _tiles_are_handed_out())
     native = Target({"kind": "llvm", "mtriple": cpu.triple, "mcpu": codegen.llvm_get_system_cpu()})
-    if name == "generic" or not codegen.target_has_features(NEEDS[name], native):
-        return name == "generic"
-    return name != "x86-64-v4-amx" or _tiles_are_handed_out()
+    return bool(codegen.target_has_features(NEEDS[name], native))
+
+
+def _flags() -> list[str]:
+    """The instructions of this machine that Linux enables; LLVM goes by the CPU's name, which a hypervisor keeps."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
 
 
 def _tiles_are_handed_out() -> bool:

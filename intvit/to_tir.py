@@ -3,8 +3,9 @@
     run(image, constants, workspace, batch, first, last, output_0, ...)                 pointers, a C function
 
 In every phase a thread takes the next task that nobody has, until there is none, and goes on when all are done: a
-thread that the system keeps waiting holds up no one, and uneven tasks even out. Steps `first` to `last - 1` are run.
-Memory and constants come from the caller, counts of tasks lie at the beginning of the workspace (`embed/module.c`).
+thread that the system keeps waiting between tasks holds up no phase, and uneven tasks even out. Steps `first` to
+`last - 1` are run. Memory and constants come from the caller, counts of tasks lie at the beginning of the workspace
+(`embed/module.c`).
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +44,7 @@ def tasks_of(kernel: tirx.PrimFunc) -> Tasks:
     """Cuts a kernel, which is one parallel loop, into its body and the loop's extent."""
     loop = kernel.body
     assert isinstance(loop, tirx.For) and loop.kind == tirx.ForKind.PARALLEL, "a kernel is one parallel loop"
-    shape = tuple({id(d): d for p in kernel.params for d in p.ty.shape if isinstance(d, tirx.Var)}.values())
+    shape = tuple(dict.fromkeys(d for p in kernel.params for d in p.ty.shape if isinstance(d, tirx.Var)))
     pointers = [_pointer(f"p{i}", str(p.ty.dtype)) for i, p in enumerate(kernel.params)]
     buffers = [tirx.DeclBuffer(p, data=q) for p, q in zip(kernel.params, pointers, strict=True)]
     body = tirx.SeqStmt([*buffers, loop.body])

@@ -1,8 +1,8 @@
 """One way to make a TIR function: named parameters with shapes and types, and a body that is traced once.
 
-The functions take part in `relax.call_tir` (outputs last). They are built with TVM's `IRBuilder` and not with the
-TVMScript parser, so that Python is the only macro language: a Python loop is an unrolled loop, a Python function an
-inlined one. Pointers do not alias, which LLVM needs to keep accumulators in registers.
+The outputs are last, and the body is one parallel loop over tasks, which a module deals out to its threads. Functions
+are built with TVM's `IRBuilder` and not with the TVMScript parser, so that Python is the only macro language: a Python
+loop is an unrolled loop, a Python function an inlined one. Pointers do not alias.
 """
 
 from __future__ import annotations

@@ -4,14 +4,13 @@ A step multiplies exactly and adds into 32-bit lanes: `acc[l] += sum_g a[g] * w[
 
 | operands  | group | instruction                                                                    |
 |-----------|-------|--------------------------------------------------------------------------------|
-| 16-bit    | 2     | x86 `pmaddwd`, VNNI `vpdpwssd`: exact unless all four operands are -2^15       |
+| 16-bit    | 2     | x86 `pmaddwd`: no sum of two products of 8-bit values saturates; `vpdpwssd`    |
 | 16-bit    | 1     | the widening multiply-add that LLVM maps to `smlal`, `vwmacc`, ...             |
 | u8 by s8  | 4     | AVX-512 VNNI `vpdpbusd`: adds modulo 2^32, never saturates (`vpdpbusds` would) |
+| s8 by s8  | 4     | Armv8.2 `sdot`                                                                 |
+| s8 by s8  |       | AMX `tdpbssd` on whole tiles (`amx`); what is no product is AVX-512 VNNI       |
 
-With unsigned operands a product computes on `x + 128` and its sums begin with `-128 sum_k w` (`pack.bias`). DeiT-T at
-batch 1 on two threads of a Zen 4: products 12.1 ms with pairs (`vpdpwssd`), 6.9 ms with bytes.
-
-A new instruction (tiles) is a new `Isa` with another `dot`, in `detect`.
+With unsigned operands a product computes on `x + 128` and its sums begin with `-128 sum_k w` (`pack.bias`).
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class Isa:
     @property
     def depth(self) -> int:
         """Neighbours in K to whose multiples weights are padded."""
-        return TILE_DEPTH if self.tiles else self.neighbours
+        return TILE_DEPTH if self.packed == X86 else self.neighbours
 
     @property
     def panel(self) -> int:

@@ -92,7 +92,8 @@ def product(
     if isa.zero and not epilogue.biased:
         raise ValueError(f"a product on {isa.name} begins with a bias")
     rows = symbol("rows")
-    panels, steps, step_bytes = packed_shape(n, k, isa)
+    panels, packed_steps, step_bytes = packed_shape(n, k, isa)
+    steps = max(2, -(-k // isa.neighbours))
     tile = cut.tile or tile_rows(tokens, k, isa)
     splits = cut.splits or column_splits(tokens, tile, k, panels, isa)
     if not (1 <= tile <= most_tile_rows(k, isa) and 1 <= splits <= panels) or (isa.tiles and tile != amx.BLOCK):
@@ -127,7 +128,7 @@ def product(
 
     tensors = [
         Tensor("x", (rows, k), "int8"),
-        Tensor("weights", (panels, steps, step_bytes), "int8"),
+        Tensor("weights", (panels, packed_steps, step_bytes), "int8"),
         *operand_tensors(epilogue, rows, n, isa),
         Tensor("y", (rows, n), epilogue.dtype),
     ]

@@ -12,7 +12,7 @@ from intvit.verify.bit_exact import prove_bit_exact
 from intvit.verify.no_float_code import prove_no_float_instructions
 
 pytest.importorskip("tvm")
-from intvit.targets import NEEDS, TARGETS, resolve, runs_here
+from intvit.targets import NEEDS, TARGETS, resolve, runs_here, variants_of
 
 
 @pytest.fixture(scope="module", params=["default", "paper"])
@@ -39,7 +39,7 @@ def test_the_integers_of_the_reference(target: str) -> None:
     model = tiny.integer_model()
     module = intvit.compile(model, target)
     assert module.target == target
-    assert module.variant == (resolve("auto").name if target == "x86-64" else target)
+    assert module.variant == next(cpu.name for cpu in variants_of(TARGETS[target]) if runs_here(cpu.name))
     assert prove_bit_exact(module, model) > 0
     assert prove_no_float_instructions(module.path) > 5000
 

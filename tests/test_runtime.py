@@ -11,6 +11,7 @@ import tiny
 import torch
 
 import intvit
+from intvit.compilation import write_module
 from intvit.errors import IntvitError
 from intvit.runtime import CompiledModel
 
@@ -71,6 +72,32 @@ def test_neither_torch_nor_the_compiler_is_imported(path: Path, tmp_path: Path, 
     done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected(tiny.pixels(3)))
+
+
+def test_a_forked_process_runs_too(path: Path) -> None:
+    """TVM's threads are not in a child process: it must not wait for them."""
+    code = (
+        "import os, signal, sys, numpy as np, intvit\n"
+        "model = intvit.load(sys.argv[1])\n"
+        "x = np.zeros((2, 32, 32, 3), np.uint8)\n"
+        "y = model(x, raw=True)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    signal.alarm(60)\n"
+        "    os._exit(0 if np.array_equal(model(x, raw=True), y) else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("folder", ["with space", "with,comma", "with 'quotes\""])
+def test_any_folder_will_do(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    write_module(tiny.integer_model(), tmp_path / folder / "m.so")
+    np.testing.assert_array_equal(
+        intvit.load(tmp_path / folder / "m.so")(tiny.pixels(1), raw=True), expected(tiny.pixels(1))
+    )
 
 
 @pytest.mark.parametrize("threads", [1, 2])

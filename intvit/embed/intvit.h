@@ -1,7 +1,8 @@
 /* A compiled intvit model: what a program without Python calls. Link model.o, or load model.so; example.c does both, and
    runtime.c is all else that it needs.
 
-   All functions may be called from any thread; intvit_run at once from several, each with its own workspace. */
+   All functions may be called from any thread; intvit_run at once from several, each with its own workspace.
+   A program links one model.o; several models are loaded as model.so. */
 #ifndef INTVIT_H
 #define INTVIT_H
 
@@ -12,7 +13,7 @@ extern "C" {
 #endif
 
 enum { INTVIT_READY, INTVIT_CPU_LACKS_INSTRUCTIONS, INTVIT_AMX_REFUSED };
-enum { INTVIT_DONE, INTVIT_OUT_OF_MEMORY, INTVIT_NOT_READY };
+enum { INTVIT_DONE, INTVIT_OUT_OF_MEMORY, INTVIT_NOT_READY, INTVIT_NOT_ALIGNED };
 
 /* INTVIT_READY, or why the model can not run on this machine. */
 int32_t intvit_ready(void);

@@ -6,10 +6,11 @@
      INTVIT_OUTPUT_NAMES       output_0, ...
      INTVIT_OUTPUT_ELEMENTS    outputs[0], ...
      INTVIT_IMAGE_BYTES        of one image; INTVIT_OUTPUT_BYTES of each of its outputs, ...
-     INTVIT_WORKSPACE, INTVIT_HEADER, INTVIT_STEPS */
+     INTVIT_WORKSPACE, INTVIT_HEADER, INTVIT_STEPS, INTVIT_OUTPUTS */
 #include "intvit.h"
 #include "model.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -36,13 +37,26 @@ typedef int32_t (*Run)(const uint8_t *image, const uint8_t *constants, uint8_t *
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18, AMX_TILE = 1 << 24 };
+enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18, AMX_TILE = 1 << 24, AMX_INT8 = 1 << 25 };
+enum { MOVBE = 1 << 22, F16C = 1 << 29, LZCNT = 1 << 5 };
+
+/* Of the instructions of x86-64-v3 those that older compilers have no name for. */
+static int has_rest_of_v3(void) {
+    unsigned a, b, c = 0, d, e = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) && __get_cpuid(0x80000001, &a, &b, &e, &d) && (c & MOVBE) && (c & F16C) &&
+           (e & LZCNT);
+}
+
+static unsigned amx_features(void) {
+    unsigned a, b, c, d = 0;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) ? d & (AMX_TILE | AMX_INT8) : 0;
+}
 
 SOMETIMES static int has_x86_64_v1(void) { return 1; }
 
 SOMETIMES static int has_x86_64_v3(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-           __builtin_cpu_supports("fma");
+           __builtin_cpu_supports("fma") && has_rest_of_v3();
 }
 
 SOMETIMES static int has_x86_64_v4(void) {
@@ -54,12 +68,12 @@ SOMETIMES static int has_x86_64_v4_vnni(void) { return has_x86_64_v4() && __buil
 
 /* Linux hands out the tile registers on request, to the whole process; it refuses where the processor has none. */
 SOMETIMES static int has_x86_64_v4_amx(void) {
-    return has_x86_64_v4_vnni() && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+    return has_x86_64_v4_vnni() && amx_features() != AMX_TILE &&
+           syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
 
 static int amx_is_refused(void) {
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_TILE) && !has_x86_64_v4_amx();
+    return amx_features() == (AMX_TILE | AMX_INT8) && has_x86_64_v4_vnni() && !has_x86_64_v4_amx();
 }
 
 #else
@@ -104,6 +118,7 @@ struct phase {
     atomic_int_fast64_t taken, done;
     atomic_int failed;
 };
+_Static_assert(sizeof(struct phase) <= PHASE && INTVIT_HEADER % PHASE == 0, "a phase has a cache line");
 
 /* The next task of a phase: as many as there are, or more, when none is left. */
 int64_t intvit_take(struct phase *phase) { return atomic_fetch_add_explicit(&phase->taken, 1, memory_order_relaxed); }
@@ -134,7 +149,12 @@ void *TVMBackendAllocWorkspace(int, int, uint64_t, int, int);
 int TVMBackendFreeWorkspace(int, int, void *);
 int TVMBackendParallelLaunch(int (*)(int, void *, void *), void *, int);
 
+/* TVM's threads are not in a child of a process that ran it, and its launch would wait for them. */
+static int launched, forked;
+static void after_fork(void) { forked = launched; }
+
 __attribute__((constructor)) static void prepare(void) {
+    pthread_atfork(NULL, NULL, after_fork);
     __TVMBackendAllocWorkspace = (void *)TVMBackendAllocWorkspace;
     __TVMBackendFreeWorkspace = (void *)TVMBackendFreeWorkspace;
     for (unsigned i = 0; i < sizeof variants / sizeof *variants && !selected; ++i) {
@@ -164,10 +184,16 @@ static int take_part(int thread, void *group, void *arguments) {
     return 0;
 }
 
-static int32_t run(const struct call *call) {
+static int is_aligned(const void *pointer) { return ((uintptr_t)pointer & (PHASE - 1)) == 0; }
+
+static int32_t run(const struct call *call, int alone) {
     if (!selected) return INTVIT_NOT_READY;
+    int aligned = is_aligned(call->image) && is_aligned(call->workspace);
+    for (unsigned i = 0; i < INTVIT_OUTPUTS; ++i) aligned = aligned && is_aligned(call->outputs[i]);
+    if (!aligned) return INTVIT_NOT_ALIGNED;
     memset(call->workspace, 0, INTVIT_HEADER);
-    int failed = TVMBackendParallelLaunch(take_part, (void *)call, 0);
+    launched = launched || !alone;
+    int failed = alone ? take_part(0, NULL, (void *)call) : TVMBackendParallelLaunch(take_part, (void *)call, 0);
     for (int32_t i = 0; i < INTVIT_HEADER / PHASE; ++i) {
         failed |= atomic_load(&((struct phase *)(call->workspace + i * PHASE))->failed);
     }
@@ -178,11 +204,11 @@ static int32_t run(const struct call *call) {
 int32_t intvit_run_steps(const uint8_t *image, void *workspace, int64_t batch, int32_t first, int32_t last,
                          INTVIT_OUTPUT_PARAMETERS) {
     void *const outputs[] = {INTVIT_OUTPUT_NAMES};
-    return run(&(struct call){image, workspace, batch, first, last, outputs});
+    return run(&(struct call){image, workspace, batch, first, last, outputs}, forked);
 }
 
 int32_t intvit_run(const uint8_t *images, int64_t batch, void *const *outputs, void *workspace) {
-    return run(&(struct call){images, workspace, batch, 0, INTVIT_STEPS, outputs});
+    return run(&(struct call){images, workspace, batch, 0, INTVIT_STEPS, outputs}, 0);
 }
 
 int64_t intvit_image_bytes(void) { return INTVIT_IMAGE_BYTES; }
@@ -200,5 +226,5 @@ const char *intvit_target(void) { return target; }
 
 int32_t intvit_ready(void) {
     if (selected) return INTVIT_READY;
-    return amx_is_refused() ? INTVIT_AMX_REFUSED : INTVIT_CPU_LACKS_INSTRUCTIONS;
+    return strstr(all_variants, "-amx") && amx_is_refused() ? INTVIT_AMX_REFUSED : INTVIT_CPU_LACKS_INSTRUCTIONS;
 }

@@ -14,7 +14,7 @@ READERS: dict[int, Reader] = {62: x86.faults_in, 183: aarch64.faults_in, 243: ri
 SHOWN = 5
 
 INTEGER_IMPORTS = re.compile(
-    r"TVM|tvm|_ITM_|(mem(cpy|move|set|cmp)|syscall|getauxval|sched_yield)(@|$)|_GLOBAL_OFFSET_TABLE_$|__(?!.*([bhsdtx]f|h2f|f2h|_finite))"
+    r"TVM|tvm|_ITM_|(mem(cpy|move|set|cmp)|syscall|getauxval|sched_yield|(__register|pthread)_atfork)(@|$)|_GLOBAL_OFFSET_TABLE_$|__(?!.*([bhsdtx]f|h2f|f2h|_finite))"
 )
 """TVM's runtime, the C library's memory, and the toolchain's own, but neither its arithmetic for processors without
 floating point (`__addsf3`, `__floatsidf`) nor `libm`."""
