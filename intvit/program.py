@@ -5,17 +5,21 @@ between phases. A DeiT block has seven: LayerNorm; queries, keys and values; att
 two layers of the perceptron.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 from torch import fx
+from tvm import tirx
 
 from intvit import memory
+from intvit.fusion import Constant, Group
 from intvit.integer_model import IntegerModel
 from intvit.kernels.isa import Isa
-from intvit.legalize import Constant, Cuts, KernelCall, Legalizer
+from intvit.legalize import Cuts, Legalizer, Tunable
 from intvit.nodes import outputs
 from intvit.verify.overflow import shapes_of
 
@@ -44,11 +48,33 @@ class Image:
 Argument = Value | Image | Constant
 
 
+class Call(Protocol):
+    """A kernel of a back end and what it is given; `columns` and `dtype` are the result's, padding included."""
+
+    @property
+    def function(self) -> tirx.PrimFunc: ...
+
+    @property
+    def arguments(self) -> tuple[fx.Node | Constant, ...]: ...
+
+    @property
+    def columns(self) -> int: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def multiply_adds(self) -> int: ...
+
+    @property
+    def tunable(self) -> Tunable | None: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """A kernel with its operands; `path` is the float model's operation, `multiply_adds` those of one image."""
 
-    kernel: KernelCall
+    kernel: Call
     arguments: tuple[Argument, ...]
     result: Value
     path: str
@@ -100,11 +126,24 @@ class Program:
         return memory.plan([memory.Lifetime(v.bytes, first[v], last[v]) for v in self._inner])
 
 
+class Rules(Protocol):
+    """Which kernel each group of a graph becomes: a `Fusion` with `call`."""
+
+    def groups(self) -> list[Group]: ...
+
+    def call(self, group: Group) -> Call: ...
+
+
 def program_of(model: IntegerModel, isa: Isa, cuts: Cuts = MappingProxyType({})) -> Program:
     """The kernels of a model on one instruction set, cut into tasks as `cuts` say, else by their rules."""
+    return assembled(model, lambda module, shapes: Legalizer(module, shapes, isa, cuts))
+
+
+def assembled(model: IntegerModel, rules: Callable[[fx.GraphModule, dict[str, tuple[int, ...]]], Rules]) -> Program:
+    """The kernels of a model, by the rules for its graph and the shapes in it at batch 1."""
     graph = model.graph.module.graph
     shapes = shapes_of(model.graph)
-    legalizer = Legalizer(model.graph.module, shapes, isa, cuts)
+    legalizer = rules(model.graph.module, shapes)
     channels, height, width = model.metadata.input_grid.shape
     image = Image((height, width, channels))
     values: dict[fx.Node, Value | Image] = {graph.find_nodes(op="placeholder")[0]: image}
