@@ -6,5 +6,6 @@
 | `no_float.py`        | no float in the integer graph                                          |
 | `no_float_module.py` | no float in the functions of the TVM module                            |
 | `no_float_code.py`   | no floating-point arithmetic in the machine code, which `machine` reads |
+| `no_float_cuda.py`   | the same of CUDA kernels, in their PTX and in their machine code        |
 | `bit_exact.py`       | equal integers on random, extreme and real images                      |
 """

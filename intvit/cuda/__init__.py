@@ -1,0 +1,1 @@
+"""Integer models compiled for NVIDIA GPUs."""

@@ -1,0 +1,85 @@
+"""From an integer model to a module for NVIDIA GPUs: kernels, machine code and PTX, proofs, one file.
+
+Nothing here needs a GPU or a driver. Machine code runs on GPUs of its architecture and of later minor versions; PTX,
+which the module holds too, on all later ones, for which the driver compiles it when the module is first loaded.
+"""
+
+import tempfile
+from pathlib import Path
+
+from intvit.constants import ConstantPool
+from intvit.cuda.legalize import DeviceCall, DeviceLegalizer
+from intvit.cuda.source import cuda_source, named
+from intvit.cuda.tables import Binary, image_file, model_header
+from intvit.cuda.targets import resolve_gpu
+from intvit.cuda.toolkit import compile_image
+from intvit.description import described
+from intvit.errors import IntvitError, VerifyError
+from intvit.integer_model import IntegerModel
+from intvit.kernels.cuda.arch import Arch
+from intvit.kernels.cuda.launch import DeviceKernel
+from intvit.linking import link, require_compiler, require_space
+from intvit.program import Program, assembled
+from intvit.seal import seal
+from intvit.targets import X86_64
+from intvit.verify.machine.disassembler import disassemble, find_disassemblers
+from intvit.verify.no_float import prove_no_float
+from intvit.verify.no_float_cuda import prove_no_float_ptx, prove_no_float_sass
+from intvit.verify.overflow import prove_no_overflow
+
+LOADER = "cuda.c"
+WITH_PRODUCTS = ("product", "attention")
+"""Kernels that must hold integer matrix instructions."""
+
+
+def write_cuda_module(model: IntegerModel, path: Path, target: str) -> None:
+    """Compiles a model to `path`, a `.so`, for `cuda` or `cuda:sm_90`.
+
+    Raises `IntvitError` for an unknown target, a missing CUDA or C compiler, `UnsupportedOp` for operations that have
+    no CUDA kernel, `VerifyError` where a proof fails.
+    """
+    if path.suffix != ".so":
+        raise IntvitError(f"{path}: a module for GPUs is written to .so")
+    arch = resolve_gpu(target)
+    prove_no_float(model.graph)
+    prove_no_overflow(model.graph)
+    compiler = require_compiler(X86_64)
+    require_space(path.parent, sum(buffer.nbytes for buffer in model.graph.module.buffers()))
+    program = device_program(model, arch)
+    kernels = named([kernel for step in program.steps for kernel in kernels_of(step.kernel)])
+    binaries = compiled(cuda_source(kernels, arch), arch, kernels)
+    constants = ConstantPool()
+    with tempfile.TemporaryDirectory(prefix="intvit-", dir=path.parent) as name:
+        folder = Path(name)
+        (folder / "model.h").write_text(model_header(program, constants, kernels, binaries))
+        (folder / "metadata.json").write_text(described(model, program, f"cuda:{arch.name}"))
+        constants.write(folder / "constants.bin")
+        for index, binary in enumerate(binaries):
+            (folder / image_file(index)).write_bytes(binary.content)
+        link(compiler, [], folder, path, LOADER)
+    seal(path)
+
+
+def device_program(model: IntegerModel, arch: Arch) -> Program:
+    """The kernels of a model on one architecture."""
+    return assembled(model, lambda module, shapes: DeviceLegalizer(module, shapes, arch))
+
+
+def kernels_of(call: object) -> tuple[DeviceKernel, ...]:
+    """The kernels among which a step chooses."""
+    assert isinstance(call, DeviceCall)
+    return call.kernels
+
+
+def compiled(source: str, arch: Arch, kernels: dict[DeviceKernel, str]) -> list[Binary]:
+    """Machine code and PTX of a source, proved to hold no floats and no spills."""
+    image = compile_image(source, arch.name)
+    products = [name for kernel, name in kernels.items() if kernel.name in WITH_PRODUCTS]
+    prove_no_float_ptx(image.ptx, products)
+    spilled = [name for name, needs in image.kernels.items() if needs.spills or needs.stack]
+    if spilled:
+        raise VerifyError(f"{image.compiler} keeps registers of {', '.join(spilled)} in memory: report this")
+    if find_disassemblers():
+        prove_no_float_sass(disassemble(image.cubin), products)
+    ptx = image.ptx.encode() + b"\0"
+    return [Binary(arch.name, arch.number, False, image.cubin), Binary("PTX", arch.number, True, ptx)]

@@ -1,0 +1,16 @@
+"""Integer kernels for NVIDIA GPUs, each a TIR function of one thread block, in PTX's instructions (`ptx.py`).
+
+| file             | what                                                                        |
+|------------------|-----------------------------------------------------------------------------|
+| `arch.py`        | what the kernels need to know of a GPU                                      |
+| `launch.py`      | one way to make a kernel: pointers, blocks, threads, shared memory          |
+| `ptx.py`         | matrix products of fragments, loads of fragments, asynchronous copies       |
+| `fragments.py`   | where the elements of a fragment lie: the index maps, as plain functions    |
+| `arith.py`       | the rounding shift, saturation and division, on 32-bit registers            |
+| `stages.py`      | the epilogue's stages (`intvit.kernels.epilogue`) on one value              |
+| `product.py`     | int8 product with constant weights, and its epilogue                        |
+| `attention.py`   | scores, Shiftmax and `P·V`, nothing of it in device memory                  |
+| `layernorm.py`   | integer LayerNorm, a warp for each row                                      |
+| `movement.py`    | patches of an image, tokens in front, a range of tokens                     |
+| `elementwise.py` | an epilogue alone                                                           |
+"""

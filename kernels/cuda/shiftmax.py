@@ -1,0 +1,38 @@
+"""Shiftmax of one score in a 32-bit register, to the bit that of `intvit.dialect.attention`.
+
+    below = max(rshift(score - top, pre), -2^15),  t = rshift(below * mul, shift)
+    u = max(t + 256 bits - 2, -257),  i = u >> 8,  f = u & 255
+    m = 2^14 + 64 f - rshift(f (256 - f) CURVATURE, 15),  e = rshift(m, 14 - i)
+
+The least `u` gives `14 - i = 16` and `m < 2^15`, so that `e` is 0 there without being asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import tirx
+
+from intvit.kernels.arith import Expr
+from intvit.kernels.cuda.arith import INT32, bit_length, divided, let, rshift, sat16
+from intvit.kernels.exponential import CURVATURE
+
+LEAST16 = -(1 << 15)
+
+
+def exponential(score: Expr, top: Expr, pre: Expr, mul: Expr, shift: int, bits: int) -> Expr:
+    """`e` of int32 scores of which `top` is the largest."""
+    below = let(tirx.max(rshift(score - top, pre), tirx.const(LEAST16, INT32)))
+    u = let(tirx.max(rshift(below * mul, shift) + ((bits << 8) - 2), tirx.const(-257, INT32)))
+    f = let(u & 255)
+    m = (f << 6) + (1 << 14) - rshift(f * (256 - f) * CURVATURE, 15)
+    return rshift(m, let(14 - (u >> 8)))
+
+
+def row_mean(total: Expr) -> Callable[[Expr], Expr]:
+    """`o / total` in Q7 for `total >= 128` and `|o| <= 128 total`; one division for all `o` of a row."""
+    bits = bit_length(total)
+    scaled = let((total << tirx.max(15 - bits, tirx.const(0, INT32))) >> tirx.max(bits - 15, tirx.const(0, INT32)))
+    inverse = let(tirx.min(divided(tirx.const(1 << 29, INT32), scaled, 16), tirx.const(32767, INT32)))
+    shift = let(bits - 8)
+    return lambda o: rshift(sat16(rshift(o, shift)) * inverse, 15)
