@@ -21,7 +21,8 @@ from __future__ import annotations
 from tvm import tirx
 
 from intvit.kernels.arith import Expr, lanes_of, like, rshift, widen
-from intvit.kernels.int16 import INT16, INT32, LEAST, kept, multiply_high, rounding_multiply
+from intvit.kernels.function import kept
+from intvit.kernels.int16 import INT16, INT32, LEAST, multiply_high, rounding_multiply
 from intvit.kernels.isa import Isa
 
 CURVATURE = 2784

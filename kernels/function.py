@@ -14,7 +14,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Buffer, Expr
+from intvit.kernels.arith import Buffer, Expr, lanes_of, load, store
 
 
 @dataclass(frozen=True)
@@ -57,3 +57,11 @@ def registers(count: int, lanes: int, dtype: str = "int32") -> list[Buffer]:
     Not in the scope "local", which TVM 0.27 allocates in the workspace.
     """
     return [T.alloc_buffer((lanes,), dtype) for _ in range(count)]
+
+
+def kept(x: Expr) -> Expr:
+    """`x` in a register: TVM's simplifier looks through `let`, once for each use, so that nested uses multiply."""
+    lanes = lanes_of(x)
+    register = registers(1, lanes, str(x.ty.dtype).partition("x")[0])[0]
+    store(register, (0,), x)
+    return load(register, (0,), lanes)

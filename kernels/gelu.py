@@ -14,7 +14,8 @@ from tvm import tirx
 
 from intvit.kernels.arith import Expr, half_unit, like, widen
 from intvit.kernels.epilogue import Fetch, Operand, dyadic_operands, multiplier, pre_shift, requantized, shifted
-from intvit.kernels.int16 import INT16, INT32, MOST, kept, rounding_multiply
+from intvit.kernels.function import kept
+from intvit.kernels.int16 import INT16, INT32, MOST, rounding_multiply
 from intvit.kernels.isa import Isa
 
 FRACTION = 13

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Expr, lanes_of, load, rshift, sat16, store, widen
-from intvit.kernels.function import registers
+from intvit.kernels.arith import Expr, lanes_of, rshift, sat16, widen
 from intvit.kernels.isa import Isa
 
 INT16 = "int16"
@@ -52,14 +51,6 @@ def instructions(isa: Isa, lanes: int) -> Instructions:
 def lanes16(x: Expr, lanes: int) -> Expr:
     """An int16 operand, or a Python int, as `lanes` lanes."""
     return tirx.const(x, INT16 if lanes == 1 else f"{INT16}x{lanes}") if isinstance(x, int) else x
-
-
-def kept(x: Expr) -> Expr:
-    """`x` in a register: TVM's simplifier looks through `let`, once for each use, so that nested uses multiply."""
-    lanes = lanes_of(x)
-    register = registers(1, lanes, str(x.ty.dtype).partition("x")[0])[0]
-    store(register, (0,), x)
-    return load(register, (0,), lanes)
 
 
 def concat(parts: list[Expr]) -> Expr:

@@ -31,7 +31,7 @@ from intvit.kernels.arith import (
     store,
     widen,
 )
-from intvit.kernels.function import Tensor, function, registers, symbol
+from intvit.kernels.function import Tensor, function, kept, registers, symbol
 from intvit.kernels.isa import Isa
 from intvit.kernels.tile import across, even_blocks
 
@@ -165,13 +165,6 @@ def floating_variance(
     floor = T.broadcast(eps, lanes_of(q)) >> tirx.min(double - 2 * min_shift, 31)
     v = power(high, HALF - double, isa) + power(low, -double, isa) - power(mean_square, -16 - double, isa) + floor
     return tirx.max(v, 1), q
-
-
-def kept(value: Expr) -> Expr:
-    """`value`, evaluated into memory: TVM's simplifier looks through `let`, and would grow with every use of a use."""
-    register = registers(1, lanes_of(value))[0]
-    store(register, (0,), value)
-    return let(load(register, (0,), lanes_of(value)))
 
 
 def power(x: Expr, exponent: Expr, isa: Isa) -> Expr:

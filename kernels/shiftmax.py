@@ -18,8 +18,8 @@ from tvm.tirx.script import builder as T
 
 from intvit.kernels.arith import Buffer, Expr, bit_length, half_unit, lanes_of, let, load, rshift, store, widen
 from intvit.kernels.exponential import exponentials, log2_units
-from intvit.kernels.function import registers
-from intvit.kernels.int16 import INT16, INT32, kept, packed, rounding_multiply
+from intvit.kernels.function import kept, registers
+from intvit.kernels.int16 import INT16, INT32, packed, rounding_multiply
 from intvit.kernels.interleave import join_saturated
 from intvit.kernels.isa import Isa
 from intvit.kernels.softmax import Scaling, Vectors
