@@ -35,8 +35,10 @@ def compile_model(
 
     Runs on the returned object's `threads` (by default all cores); `save` keeps it as `*.so`. With `tune`, so many
     seconds are spent on finding the fastest block sizes; `cache` is the file that keeps them (`intvit.tuning`). Raises
-    `IntvitError` for an unknown target or a missing C compiler, `VerifyError` where a proof fails.
+    `IntvitError` for an unknown target, one that this machine does not run or a missing C compiler, `VerifyError` where
+    a proof fails.
     """
+    targets.require_here(targets.resolve(target))
     folder = tempfile.TemporaryDirectory(prefix="intvit-")
     try:
         path = Path(folder.name) / "model.so"

@@ -20,7 +20,7 @@ class IntegerModel(Model):
     graph: IntGraph
     metadata: Metadata
 
-    def integers(self, pixels: NDArray[np.uint8]) -> tuple[Array, ...]:
+    def _integers(self, pixels: NDArray[np.uint8]) -> tuple[Array, ...]:
         return tuple(output.numpy() for output in self.graph(torch.tensor(pixels)))
 
     def save(self, path: str | Path) -> None:

@@ -3,12 +3,12 @@
 import errno
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from tvm.support import cc
 
 from intvit.errors import IntvitError
 
@@ -25,21 +25,52 @@ _KINDS = {
 }
 """The compiler's options by the suffix of the result: a shared library, or one object for static linking."""
 KINDS = tuple(_KINDS)
+COMPILERS = ("gcc", "clang", "cc")
+"""The usual names of C compilers."""
+BASELINES = {"x86_64": ("-march=x86-64",)}
+"""What keeps `module.c` to instructions that every machine has, by architecture: a compiler's default may be more."""
 
 
-def require_compiler(triple: str) -> str:
+@dataclass(frozen=True)
+class Compiler:
+    """A C compiler for the system `triple`; `command` is the words that call it, such as `ccache gcc`."""
+
+    triple: str
+    command: tuple[str, ...]
+
+    @property
+    def baseline(self) -> tuple[str, ...]:
+        """The options for code that runs before a variant is chosen."""
+        return BASELINES.get(self.triple.partition("-")[0], ())
+
+
+def require_compiler(triple: str) -> Compiler:
     """A C compiler for a system such as `aarch64-linux-gnu`; raises `IntvitError` where there is none.
 
-    This machine's own is `$CXX`, `$CC`, or one of the usual names on the path; another's is `aarch64-linux-gnu-gcc`.
+    This machine's own is `$CC` (one or more words), or one of the usual names on the path; another's is
+    `aarch64-linux-gnu-gcc`.
     """
     if triple.partition("-")[0] != os.uname().machine:
-        return _cross_compiler(triple)
-    found = cc.get_cc()
+        return Compiler(triple, (_cross_compiler(triple),))
+    named = os.environ.get("CC", "").strip()
+    if named:
+        return Compiler(triple, _words(named))
+    found = next(filter(None, map(shutil.which, COMPILERS)), None)
     if found is None:
         raise IntvitError("no C compiler found, which links the module: install gcc or clang, or set CC to its path")
-    if shutil.which(found) is None:
-        raise IntvitError(f"the C compiler {found!r} of CXX or CC cannot be run: set CC to the path of gcc or clang")
-    return str(found)
+    return Compiler(triple, (found,))
+
+
+def _words(named: str) -> tuple[str, ...]:
+    """The words of `$CC`, the first as an absolute path: the compiler is run in another folder."""
+    try:
+        first, *options = shlex.split(named)
+    except ValueError as error:
+        raise IntvitError(f"the C compiler {named!r} of CC cannot be read ({error}): set CC as in a shell") from error
+    found = shutil.which(first)
+    if found is None:
+        raise IntvitError(f"the C compiler {first!r} of CC cannot be run: set CC to the path of gcc or clang")
+    return str(Path(found).absolute()), *options
 
 
 def _cross_compiler(triple: str) -> str:
@@ -60,20 +91,31 @@ def require_space(folder: Path, constants: int) -> None:
         raise _full(folder, f"{free / 1e6:.0f} MB are free, linking needs {needed / 1e6:.0f} MB")
 
 
-def link(compiler: str, objects: Sequence[Path], folder: Path, path: Path) -> None:
+def link(compiler: Compiler, objects: Sequence[Path], folder: Path, path: Path) -> None:
     """Links objects and `module.c`, compiled with the `model.h` and data files of `folder`, into `path` (.so or .o).
 
     An object shows the functions of `intvit.h` and no others, so that a program's own names cannot meet its kernels'.
-    Raises `IntvitError` where there is no space, or with what the compiler said.
+    Raises `IntvitError` where there is no space or no `objcopy`, or with what the compiler said.
     """
     folder, path = folder.resolve(), path.resolve()
+    compile_ = [*compiler.command, "-x", "c", "-O2", "-fPIC", *compiler.baseline, "-c"]
     source = [f"-I{folder}", f"-I{SOURCES.resolve()}", str(SOURCES.resolve() / "module.c")]
-    _run(folder, [compiler, "-x", "c", "-O2", "-fPIC", "-c", *source, "-o", "module.o"])
+    _run(folder, [*compile_, *source, "-o", "module.o"])
     parts = ["module.o", *(str(item.resolve()) for item in objects)]
-    _run(folder, [compiler, *_KINDS[path.suffix], "-o", str(path), *parts])
+    _run(folder, [*compiler.command, *_KINDS[path.suffix], "-o", str(path), *parts])
     if path.suffix == ".o":
         shown = [f"--keep-global-symbol={name}" for name in INTERFACE.findall((SOURCES / "intvit.h").read_text())]
-        _run(folder, [_run(folder, [compiler, "-print-prog-name=objcopy"]).strip(), *shown, str(path)])
+        _run(folder, [_objcopy(compiler, folder), *shown, str(path)])
+
+
+def _objcopy(compiler: Compiler, folder: Path) -> str:
+    """The `objcopy` that the compiler uses."""
+    found = shutil.which(_run(folder, [*compiler.command, "-print-prog-name=objcopy"]).strip())
+    if found is None:
+        raise IntvitError(
+            f"no objcopy for {compiler.triple} found, which finishes a .o: install binutils, or write a .so"
+        )
+    return found
 
 
 def _run(folder: Path, command: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from intvit.errors import IntvitError
 from intvit.ffi import tvm_ffi
 from intvit.files import write_atomically
 from intvit.metadata import Metadata
-from intvit.model import Array, Model
+from intvit.model import Array, Model, require_images
 from intvit.seal import check_seal
 from intvit.verify.machine.elf import foreign_processor
 
@@ -81,7 +81,7 @@ class CompiledModel(Model):
         with write_atomically(path) as temporary:
             temporary.write_bytes(self.path.read_bytes())
 
-    def integers(self, pixels: NDArray[np.uint8]) -> tuple[Array, ...]:
+    def _integers(self, pixels: NDArray[np.uint8]) -> tuple[Array, ...]:
         use_threads(self.threads)
         outputs = self._outputs(len(pixels))
         self._main(*map(tvm_ffi.from_dlpack, (_aligned(pixels), *outputs)))
@@ -90,6 +90,7 @@ class CompiledModel(Model):
 
     def profile(self, pixels: NDArray[np.uint8], repeats: int = 20) -> list[Step]:
         """The median time of each kernel, run on its own again and again, less that of running none."""
+        require_images(pixels)
         use_threads(self.threads)
         self._library.intvit_workspace_bytes.restype = ctypes.c_int64
         size = self._library.intvit_workspace_bytes(ctypes.c_int64(len(pixels)))

@@ -105,6 +105,26 @@ def runs_here(name: str) -> bool:
     return bool(codegen.target_has_features(NEEDS[name], native))
 
 
+def require_here(cpu: Cpu) -> None:
+    """Raises `IntvitError` for a target whose modules would refuse to run on this machine."""
+    processor = cpu.triple.partition("-")[0]
+    here = runs_here(cpu.name) or (cpu.name == "x86-64-v4-amx" and _has_unlisted_tiles())
+    if here or (processor == platform.machine() and cpu.triple != X86_64):  # LLVM may not know the CPU: the module does
+        return
+    reason = (
+        "needs instructions that this CPU lacks or its system does not hand out"
+        if processor == platform.machine()
+        else f"is for {processor}, which this machine is not"
+    )
+    raise IntvitError(f"target {cpu.name} {reason}: choose auto, or write a file for such a machine (`intvit compile`)")
+
+
+def _has_unlisted_tiles() -> bool:
+    """Tiles that are handed out but not listed, as an emulator's are; a module asks in the same way."""
+    flags = _flags() if platform.machine() == "x86_64" else []
+    return NEEDS["x86-64-v4-vnni"] in flags and "amx_tile" not in flags and _tiles_are_handed_out()
+
+
 def _flags() -> list[str]:
     """The instructions of this machine that Linux enables; LLVM goes by the CPU's name, which a hypervisor keeps."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -1,5 +1,7 @@
 """A compiled module gives the integers of its reference, on every instruction set that this machine runs."""
 
+import platform
+
 import numpy as np
 import pytest
 import tiny
@@ -74,6 +76,16 @@ def test_only_an_integer_model_is_compiled() -> None:
 def test_an_unknown_target_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(IntvitError, match=r"unknown target 'x86-64-v5'.*did you mean x86-64"):
         intvit.compile(tiny.integer_model(), "x86-64-v5")
+
+
+def test_what_does_not_run_here_is_refused_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(*arguments: object) -> None:
+        raise AssertionError("it was compiled")
+
+    monkeypatch.setattr("intvit.compilation.write_module", compiled)
+    target = "riscv64" if platform.machine() != "riscv64" else "aarch64"
+    with pytest.raises(IntvitError, match=f"^target {target} is for {target}, which this machine is not: choose auto"):
+        intvit.compile(tiny.integer_model(), target)
 
 
 def test_what_could_overflow_is_not_compiled() -> None:

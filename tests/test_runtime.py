@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,16 @@ def test_wrong_images(module: CompiledModel, case: str) -> None:
     images, message = WRONG[case]
     with pytest.raises(IntvitError, match=message):
         module(images)
+
+
+def test_an_empty_batch(module: CompiledModel) -> None:
+    """The reference refuses it with the same words."""
+    nothing = tiny.pixels(0)
+    reference = tiny.integer_model()
+    calls: list[Callable[..., object]] = [module, module.integers, module.profile, reference, reference.integers]
+    for call in calls:
+        with pytest.raises(IntvitError, match=r"^the batch is empty: give at least one image$"):
+            call(nothing)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a library", b"\x7fELF" + bytes(100)])

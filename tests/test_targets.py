@@ -8,7 +8,7 @@ pytest.importorskip("tvm")
 from intvit.errors import IntvitError
 from intvit.kernels.isa import AMX, AVX2, AVX512, AVX512_VNNI, DOTPROD, NARROW, SSE2, WIDE, Isa
 from intvit.kernels.pack import packed_shape
-from intvit.targets import TARGETS, resolve, variants_of
+from intvit.targets import TARGETS, require_here, resolve, variants_of
 
 ISAS = {
     "x86-64-v4-amx": AMX,
@@ -55,6 +55,29 @@ def test_auto_goes_by_what_linux_enables(monkeypatch: pytest.MonkeyPatch, flags:
         pytest.skip("flags of x86-64")
     monkeypatch.setattr("intvit.targets._flags", lambda: ["sse2", *flags.split()])
     assert resolve("auto").name == found
+
+
+@pytest.mark.parametrize(
+    ("flags", "lacking"),
+    [
+        ("avx2 avx512bw avx512_vnni amx_tile", ["x86-64-v4-amx"]),
+        ("avx2 avx512bw", ["x86-64-v4-amx", "x86-64-v4-vnni"]),
+        ("", ["x86-64-v4-amx", "x86-64-v4-vnni", "x86-64-v4", "x86-64-v3"]),
+    ],
+)
+def test_what_linux_does_not_enable_is_refused(monkeypatch: pytest.MonkeyPatch, flags: str, lacking: list[str]) -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip("flags of x86-64")
+    monkeypatch.setattr("intvit.targets._flags", lambda: ["sse2", *flags.split()])
+    for name, cpu in TARGETS.items():
+        if name in lacking:
+            with pytest.raises(IntvitError, match=f"^target {name} needs instructions that this CPU lacks"):
+                require_here(cpu)
+        elif cpu.triple.startswith("x86_64"):
+            require_here(cpu)
+        else:
+            with pytest.raises(IntvitError, match=f"^target {name} is for .*, which this machine is not: choose auto"):
+                require_here(cpu)
 
 
 @pytest.mark.parametrize(("name", "hint"), [("x86-64-v4-vni", "x86-64-v4-vnni"), ("AMX", ""), ("", "")])

@@ -3,10 +3,13 @@
        example IMAGES OUTPUTS ./MODEL.so
 
    IMAGES holds raw pixels, uint8 [batch, height, width, channels]. OUTPUTS is written: all outputs of the model, one behind
-   the other, int32 [batch, ...]. With -DINTVIT_STATIC the model is a part of the program (model.o), and not named. */
+   the other, int32 [batch, ...]. What cannot be done is said in one line, with exit status 2. With -DINTVIT_STATIC the
+   model is a part of the program (model.o), and not named. */
 #define _POSIX_C_SOURCE 200809L
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "intvit.h"
@@ -15,7 +18,7 @@ enum { ALIGNMENT = 64, MOST_OUTPUTS = 16, RUNS = 20, ENOUGH = 1000 /* millisecon
 
 static void fail(const char *what, const char *why) {
     fprintf(stderr, "%s: %s\n", what, why);
-    exit(1);
+    exit(2);
 }
 
 static struct {
@@ -54,8 +57,8 @@ static void load(char **arguments) {
 }
 
 static void *allocate(int64_t bytes) {
-    void *memory = aligned_alloc(ALIGNMENT, (size_t)(bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
-    if (!memory) fail("memory", "not enough");
+    void *memory = aligned_alloc(ALIGNMENT, ((size_t)bytes / ALIGNMENT + 1) * ALIGNMENT);
+    if (!memory) fail("not enough memory", "give fewer images at once");
     return memory;
 }
 
@@ -70,12 +73,12 @@ int main(int count, char **arguments) {
     load(arguments);
 
     FILE *file = fopen(arguments[1], "rb");
-    if (!file || fseek(file, 0, SEEK_END)) fail(arguments[1], "cannot be read");
+    if (!file || fseek(file, 0, SEEK_END)) fail(arguments[1], strerror(errno));
     int64_t bytes = ftell(file), batch = bytes / model.image_bytes();
-    if (!batch || bytes % model.image_bytes()) fail(arguments[1], "does not hold whole images");
+    if (batch <= 0 || bytes % model.image_bytes()) fail(arguments[1], "does not hold whole images");
     uint8_t *images = allocate(bytes);
     rewind(file);
-    if (fread(images, 1, (size_t)bytes, file) != (size_t)bytes) fail(arguments[1], "cannot be read");
+    if (fread(images, 1, (size_t)bytes, file) != (size_t)bytes) fail(arguments[1], "cannot be read to its end");
     fclose(file);
 
     void *outputs[MOST_OUTPUTS], *workspace = allocate(model.workspace_bytes(batch));
@@ -88,10 +91,11 @@ int main(int count, char **arguments) {
         if (!run || taken < best) best = taken;
     }
 
-    if (!(file = fopen(arguments[2], "wb"))) fail(arguments[2], "cannot be written");
+    if (!(file = fopen(arguments[2], "wb"))) fail(arguments[2], strerror(errno));
     for (int32_t i = 0; i < MOST_OUTPUTS; ++i)
         fwrite(outputs[i], 1, (size_t)(batch * model.output_bytes(i)), file);
-    if (fclose(file)) fail(arguments[2], "cannot be written");
+    int incomplete = ferror(file);
+    if (fclose(file) || incomplete) fail(arguments[2], "cannot be written to its end");
     const int32_t *logits = outputs[0];
     for (int64_t image = 0, classes = model.output_bytes(0) / (int64_t)sizeof *logits; image < batch; ++image) {
         int64_t top = 0;

@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,21 +49,22 @@ class Machine:
             write_module(model, path, self.target)
         return path
 
-    def compiler(self) -> str:
+    def compiler(self) -> Sequence[str]:
         """A compiler of C for the machine; skips where there is none."""
         try:
-            found = require_compiler(self.triple)
+            found = require_compiler(self.triple).command
         except IntvitError as error:
             pytest.skip(str(error))
         if not self.is_here:
             return found
-        return next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), found)
+        usual = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+        return [usual] if usual is not None else found
 
     def program(self, name: str, *parts: str | Path) -> Path:
         """A program of C sources, objects and options; warnings are errors."""
         path = self.folder / f"{self.target}-{name}"
         if not path.is_file():
-            command = [self.compiler(), *FLAGS, *map(str, parts), str(SOURCES / "runtime.c"), "-o", str(path), "-ldl"]
+            command = [*self.compiler(), *FLAGS, *map(str, parts), str(SOURCES / "runtime.c"), "-o", str(path), "-ldl"]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120)
             assert done.returncode == 0, done.stderr
         return path

@@ -1,6 +1,7 @@
 """A C program gives the integers of the reference: linked or loaded, on every processor, by README's commands."""
 
 import dataclasses
+import os
 import re
 import shutil
 import subprocess
@@ -15,12 +16,14 @@ import tiny
 from PIL import Image
 
 from intvit.integer_model import IntegerModel
+from intvit.linking import SOURCES
 from intvit.preprocess import Preprocessing
 from intvit.verify.no_float_code import prove_no_float_instructions
 
 Machines = Callable[[str], Any]
 TARGETS = ["auto", "aarch64", "aarch64-dotprod", "riscv64"]
 KINDS = [".so", ".o"]
+STATIC = ("-static", "-DINTVIT_STATIC")
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
@@ -42,14 +45,58 @@ def test_every_output_is_that_of_the_reference(target: str, kind: str, machine: 
 @pytest.mark.parametrize(("target", "cpu"), [("aarch64-dotprod", "cortex-a53"), ("x86-64-v3", "core2duo")])
 def test_a_processor_without_the_instructions_is_told(target: str, cpu: str, kind: str, machine: Machines) -> None:
     status, printed, written = machine(target).outputs(tiny.integer_model(), tiny.pixels(1), kind, cpu)
-    assert (status, printed) == (1, f"this CPU cannot run the model, which is for: {target}\n")
+    assert (status, printed) == (2, f"this CPU cannot run the model, which is for: {target}\n")
     assert not written.exists()
 
 
 def test_wrong_images_are_told(machine: Machines) -> None:
-    status, printed, written = machine("auto").outputs(tiny.integer_model(), tiny.pixels(1)[:, :-1], ".o")
-    assert status == 1 and "does not hold whole images" in printed
-    assert not written.exists()
+    for pixels in (tiny.pixels(1)[:, :-1], tiny.pixels(0)):
+        status, printed, written = machine("auto").outputs(tiny.integer_model(), pixels, ".o")
+        assert status == 2 and printed.endswith("images.raw: does not hold whole images\n")
+        assert not written.exists()
+
+
+@pytest.mark.parametrize(
+    ("images", "outputs", "reason"),
+    [
+        ("none.raw", "y.raw", "none.raw: No such file or directory"),
+        ("many.raw", "y.raw", "not enough memory: give fewer images at once"),
+        ("images.raw", "none/y.raw", "none/y.raw: No such file or directory"),
+        ("images.raw", "/dev/full", "/dev/full: cannot be written to its end"),
+    ],
+)
+def test_what_cannot_be_done_is_told(images: str, outputs: str, reason: str, machine: Machines, tmp_path: Path) -> None:
+    """In one line; `many.raw` is a hole of 3 GB, and the program may have one."""
+    pixels = tiny.pixels(1)
+    pixels.tofile(tmp_path / "images.raw")
+    (tmp_path / "many.raw").touch()
+    os.truncate(tmp_path / "many.raw", pixels.nbytes * 10**6)
+    program = refusing(machine)
+    command = ["sh", "-c", 'ulimit -v 1000000; exec "$@"', "sh", str(program), images, outputs]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env={"LC_ALL": "C"})
+    assert (done.returncode, done.stderr) == (2, f"{reason}\n")
+
+
+def test_images_that_end_early_are_told(machine: Machines, tmp_path: Path) -> None:
+    """As a file that becomes shorter while it is read."""
+    (tmp_path / "fread.c").write_text(
+        "#include <stdio.h>\n"
+        "size_t fread(void *to, size_t size, size_t count, FILE *file) {\n"
+        "    return (void)to, (void)size, (void)file, count - 1;\n"
+        "}\n"
+    )
+    tiny.pixels(1).tofile(tmp_path / "images.raw")
+    program = refusing(machine, "-U_FORTIFY_SOURCE", "-Dfread=ends_early", tmp_path / "fread.c")
+    status, printed = machine("auto").run(program, tmp_path / "images.raw", tmp_path / "y.raw")
+    assert (status, printed) == (2, f"{tmp_path}/images.raw: cannot be read to its end\n")
+    assert not (tmp_path / "y.raw").exists()
+
+
+def refusing(machine: Machines, *parts: str | Path) -> Path:
+    """`example.c` with a model in it."""
+    model = machine("auto").module(tiny.integer_model(), ".o")
+    program: Path = machine("auto").program(f"refusing{len(parts)}", *STATIC, *parts, SOURCES / "example.c", model)
+    return program
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -51,6 +51,20 @@ def test_the_integers_of_the_reference(module: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), tiny.integer_model()(tiny.pixels(3), raw=True))
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_target_is_refused_as_its_module_would_be(refused: bool) -> None:
+    if not runs_here("x86-64-v4-vnni") or emulation.native():
+        pytest.skip("for a CPU with AVX-512 VNNI and without AMX")
+    command = [
+        sys.executable,
+        "-c",
+        "from intvit.targets import TARGETS, require_here as f; f(TARGETS['x86-64-v4-amx'])",
+    ]
+    done = subprocess.run(command, env=emulation.environment(refused), capture_output=True, text=True, timeout=120)
+    assert ("target x86-64-v4-amx needs instructions that this CPU lacks" in done.stderr) == refused
+    assert (done.returncode != 0) == refused, done.stderr
+
+
 def test_tiles_that_linux_refuses(module: Path, tmp_path: Path) -> None:
     """A module for AMX alone says so; one with several variants takes the next."""
     if emulation.native():

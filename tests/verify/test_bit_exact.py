@@ -26,7 +26,7 @@ class Altered(Model):
     change: Callable[[NDArray[np.uint8], tuple[Array, ...]], tuple[Array, ...]]
     metadata: Metadata = tiny.integer_model().metadata
 
-    def integers(self, pixels: NDArray[np.uint8]) -> tuple[Array, ...]:
+    def _integers(self, pixels: NDArray[np.uint8]) -> tuple[Array, ...]:
         return self.change(pixels, tuple(output.copy() for output in tiny.integer_model().integers(pixels)))
 
 
