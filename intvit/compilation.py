@@ -1,6 +1,5 @@
 """From an integer model to a compiled module: kernels for each variant, one copy of the constants, one file."""
 
-import json
 import tempfile
 from collections.abc import Sequence
 from math import prod
@@ -9,6 +8,10 @@ from pathlib import Path
 from intvit import targets
 from intvit.building import build_object
 from intvit.constants import ConstantPool
+from intvit.cuda.compilation import write_cuda_module
+from intvit.cuda.runtime import CudaModel
+from intvit.cuda.targets import PREFIX, is_cuda, resolve_gpu
+from intvit.description import described
 from intvit.entry import entry_module
 from intvit.errors import IntvitError
 from intvit.integer_model import IntegerModel
@@ -30,23 +33,32 @@ def compile_model(
     threads: int | None = None,
     tune: float = 0,
     cache: Path | None = None,
-) -> CompiledModel:
-    """The module of a model for a CPU: `auto` (this machine) or a name of `intvit.targets.TARGETS`, run here.
+) -> CompiledModel | CudaModel:
+    """The module of a model, run here: `auto` (this machine's CPU), a name of `intvit.targets.TARGETS`, or `cuda`.
 
-    Runs on the returned object's `threads` (by default all cores); `save` keeps it as `*.so`. With `tune`, so many
-    seconds are spent on finding the fastest block sizes; `cache` is the file that keeps them (`intvit.tuning`). Raises
-    `IntvitError` for an unknown target, one that this machine does not run or a missing C compiler, `VerifyError` where
-    a proof fails.
+    For a CPU it runs on the returned object's `threads` (by default all cores); `save` keeps it as `*.so`. With `tune`,
+    so many seconds are spent on finding the fastest block sizes; `cache` is the file that keeps them
+    (`intvit.tuning`). Raises `IntvitError` for an unknown target, one that this machine does not run or a missing
+    compiler, `VerifyError` where a proof fails.
     """
-    targets.require_here(targets.resolve(target))
+    on_gpu = is_cuda(target)
+    if on_gpu and threads is not None:
+        raise IntvitError("threads are for modules that run on a CPU: leave them out")
+    if not on_gpu:
+        targets.require_here(targets.resolve(target))
     folder = tempfile.TemporaryDirectory(prefix="intvit-")
     try:
         path = Path(folder.name) / "model.so"
         write_module(model, path, target, tune, cache)
-        return CompiledModel(path, threads, folder)
+        return CudaModel(path, folder=folder) if on_gpu else CompiledModel(path, threads, folder)
     except BaseException:
         folder.cleanup()
         raise
+
+
+def target_name(target: str) -> str:
+    """The name of what `auto`, `cuda` or a name stands for; `IntvitError` for an unknown one."""
+    return f"{PREFIX}:{resolve_gpu(target).name}" if is_cuda(target) else targets.resolve(target).name
 
 
 def write_module(
@@ -54,8 +66,14 @@ def write_module(
 ) -> Tuned:
     """Compiles a model to `path`, whose suffix decides: `.so`, a shared library, or `.o`, for static linking.
 
-    The target may be another machine's; TVM loads a `.so` only. Says what tuning did. Errors as `compile_model`.
+    The target may be another machine's, or a GPU that is not here (`cuda:sm_90`), whose modules are `.so`. Says what
+    tuning did. Errors as `compile_model`.
     """
+    if is_cuda(target):
+        if tune or cache is not None:
+            raise IntvitError("kernels for GPUs are not tuned: leave --tune and --tune-cache out")
+        write_cuda_module(model, path, target)
+        return Tuned()
     if path.suffix not in KINDS:
         raise IntvitError(f"{path}: a module is written to {' or '.join(KINDS)}, which the suffix decides")
     cpu = targets.resolve(target)
@@ -111,11 +129,3 @@ def header(program: Program, variants: Sequence[Cpu]) -> str:
         "INTVIT_OUTPUTS": str(len(names)),
     }
     return "".join(f"#define {name} {value}\n" for name, value in definitions.items())
-
-
-def described(model: IntegerModel, program: Program, target: str) -> str:
-    """The JSON that a module carries."""
-    steps = [[step.name, step.path, step.kernel.multiply_adds] for step in program.steps]
-    outputs = [value.dtype for value in program.outputs]
-    fields = {"digest": model.digest, "target": target, "steps": steps, "outputs": outputs}
-    return json.dumps({"metadata": model.metadata.to_json(), **fields})

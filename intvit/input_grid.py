@@ -55,29 +55,31 @@ class InputGrid:
 
         Raises `IntvitError` for any other dtype or shape, and for NaN or inf.
         """
-        channels, height, width = self.shape
-        if images.dtype == np.uint8 and not self.takes_pixels:
-            raise IntvitError("this model was calibrated on float arrays, not on 8-bit images: give float32 images")
+        self.require(str(images.dtype), images.shape)
         if images.dtype == np.uint8:
-            if images.ndim != 4 or images.shape[1:] != (height, width, channels):
-                raise IntvitError(
-                    f"uint8 images must be [batch, {height}, {width}, {channels}], not {list(images.shape)}"
-                )
             return np.ascontiguousarray(images)
-        if images.dtype != np.float32:
-            raise IntvitError(
-                f"images must be float32 (normalized) or uint8 (raw), not {images.dtype}: cast them first"
-            )
-        if images.ndim != 4 or images.shape[1:] != self.shape:
-            raise IntvitError(
-                f"float32 images must be [batch, {channels}, {height}, {width}], not {list(images.shape)}"
-            )
-        if not np.isfinite(images).all():
-            raise IntvitError("images hold NaN or inf: check the preprocessing")
+        require_finite(np.isfinite(images).all())
         nearest = np.clip(np.rint(self._pixels(images)), 0, 255).astype(np.uint8)
         return np.ascontiguousarray(nearest.transpose(0, 2, 3, 1))
+
+    def require(self, dtype: str, shape: tuple[int, ...]) -> None:
+        """Raises `IntvitError` for images that are not what `pixels` takes, of any array library."""
+        channels, height, width = self.shape
+        if dtype == "uint8" and not self.takes_pixels:
+            raise IntvitError("this model was calibrated on float arrays, not on 8-bit images: give float32 images")
+        if dtype not in ("uint8", "float32"):
+            raise IntvitError(f"images must be float32 (normalized) or uint8 (raw), not {dtype}: cast them first")
+        wanted = (height, width, channels) if dtype == "uint8" else (channels, height, width)
+        if len(shape) != 4 or shape[1:] != wanted:
+            raise IntvitError(f"{dtype} images must be [batch, {', '.join(map(str, wanted))}], not {list(shape)}")
 
     def normalized(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The float images `[N, C, H, W]` that `pixels` `[N, H, W, C]` stand for."""
         real = pixels * np.asarray(self.scale) + np.asarray(self.offset)
         return np.ascontiguousarray(real.transpose(0, 3, 1, 2).astype(np.float32))
+
+
+def require_finite(finite: object) -> None:
+    """Raises `IntvitError` unless `finite`, a truth value of any array library, is true."""
+    if not finite:
+        raise IntvitError("images hold NaN or inf: check the preprocessing")

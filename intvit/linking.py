@@ -91,16 +91,17 @@ def require_space(folder: Path, constants: int) -> None:
         raise _full(folder, f"{free / 1e6:.0f} MB are free, linking needs {needed / 1e6:.0f} MB")
 
 
-def link(compiler: Compiler, objects: Sequence[Path], folder: Path, path: Path) -> None:
-    """Links objects and `module.c`, compiled with the `model.h` and data files of `folder`, into `path` (.so or .o).
+def link(compiler: Compiler, objects: Sequence[Path], folder: Path, path: Path, source: str = "module.c") -> None:
+    """Links objects and a source, compiled with the `model.h` and data files of `folder`, into `path` (.so or .o).
 
+    The source is `module.c`, or for GPUs `cuda.c`, whose module is a `.so` without objects.
     An object shows the functions of `intvit.h` and no others, so that a program's own names cannot meet its kernels'.
     Raises `IntvitError` where there is no space or no `objcopy`, or with what the compiler said.
     """
     folder, path = folder.resolve(), path.resolve()
     compile_ = [*compiler.command, "-x", "c", "-O2", "-fPIC", *compiler.baseline, "-c"]
-    source = [f"-I{folder}", f"-I{SOURCES.resolve()}", str(SOURCES.resolve() / "module.c")]
-    _run(folder, [*compile_, *source, "-o", "module.o"])
+    included = [f"-I{folder}", f"-I{SOURCES.resolve()}", str(SOURCES.resolve() / source)]
+    _run(folder, [*compile_, *included, "-o", "module.o"])
     parts = ["module.o", *(str(item.resolve()) for item in objects)]
     _run(folder, [*compiler.command, *_KINDS[path.suffix], "-o", str(path), *parts])
     if path.suffix == ".o":

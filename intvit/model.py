@@ -1,6 +1,7 @@
 """How every integer model is called, whatever runs it: images in, float32 or raw integers out. numpy only."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,16 @@ from intvit.errors import IntvitError
 from intvit.metadata import Metadata
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel of a run: what it computes, its multiply-adds, and the time it took."""
+
+    name: str
+    path: str
+    multiply_adds: int
+    seconds: float
 
 
 class Model(ABC):

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from torch import fx
-from tvm import tirx
 
 from intvit import memory
 from intvit.fusion import Constant, Group
@@ -22,6 +21,9 @@ from intvit.kernels.isa import Isa
 from intvit.legalize import Cuts, Legalizer, Tunable
 from intvit.nodes import outputs
 from intvit.verify.overflow import shapes_of
+
+if TYPE_CHECKING:
+    from tvm import tirx
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ class Call(Protocol):
     """A kernel of a back end and what it is given; `columns` and `dtype` are the result's, padding included."""
 
     @property
-    def function(self) -> tirx.PrimFunc: ...
+    def function(self) -> "tirx.PrimFunc": ...
 
     @property
     def arguments(self) -> tuple[fx.Node | Constant, ...]: ...

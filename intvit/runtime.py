@@ -11,7 +11,6 @@ import os
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,23 +22,13 @@ from intvit.errors import IntvitError
 from intvit.ffi import tvm_ffi
 from intvit.files import write_atomically
 from intvit.metadata import Metadata
-from intvit.model import Array, Model, require_images
+from intvit.model import Array, Model, Step, require_images
 from intvit.seal import check_seal
 from intvit.verify.machine.elf import foreign_processor
 
 CPU_LACKS_INSTRUCTIONS, AMX_REFUSED = 1, 2
 SHARE_ALL_CORES = -3
 ALIGNMENT = 64
-
-
-@dataclass(frozen=True)
-class Step:
-    """One kernel of a run: what it computes, its multiply-adds, and the time it took."""
-
-    name: str
-    path: str
-    multiply_adds: int
-    seconds: float
 
 
 class CompiledModel(Model):

@@ -80,7 +80,7 @@ def resolve(name: str) -> Cpu:
     if name not in TARGETS:
         close = difflib.get_close_matches(name, TARGETS, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise IntvitError(f"unknown target {name!r}: choose auto, {', '.join(TARGETS)}{hint}")
+        raise IntvitError(f"unknown target {name!r}: choose auto, {', '.join(TARGETS)}, or cuda for a GPU{hint}")
     return TARGETS[name]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from intvit.runtime import Step
+    from intvit.model import Step
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ def compile_command(
     target: Annotated[
         str,
         typer.Option(
-            "--target", help="auto (this machine), or a name such as x86-64-v3 or aarch64; a wrong one lists all."
+            "--target",
+            help="auto (this CPU), cuda (this GPU), or a name such as x86-64-v3, aarch64 or cuda:sm_90; a wrong one "
+            "lists all.",
         ),
     ] = "auto",
     tune: Annotated[
@@ -39,12 +41,11 @@ def compile_command(
     check_input(model, ".intvit")
     with stages() as progress:
         progress("load")
-        from intvit import targets
-        from intvit.compilation import write_module
+        from intvit.compilation import target_name, write_module
         from intvit.files import write_atomically
         from intvit.integer_model import IntegerModel
 
-        name = targets.resolve(target).name
+        name = target_name(target)
         loaded = IntegerModel.load(model)
         progress("compile")
         with write_atomically(output) as temporary:

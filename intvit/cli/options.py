@@ -11,6 +11,7 @@ from intvit.images import image_files
 from intvit.loading import load
 
 if TYPE_CHECKING:
+    from intvit.cuda.runtime import CudaModel
     from intvit.integer_model import IntegerModel
     from intvit.runtime import CompiledModel
 
@@ -37,7 +38,7 @@ def check_input(path: Path, *suffixes: str) -> None:
         raise IntvitError(f"{path}: no such file; check the path, or make it with `{SUFFIXES[path.suffix]}`")
 
 
-def open_model(path: Path, threads: int | None = None) -> "IntegerModel | CompiledModel":
+def open_model(path: Path, threads: int | None = None) -> "IntegerModel | CompiledModel | CudaModel":
     """The artifact, run on `threads` cores."""
     if path.suffix == ".intvit" and threads is not None:
         import torch

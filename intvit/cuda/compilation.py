@@ -39,7 +39,9 @@ def write_cuda_module(model: IntegerModel, path: Path, target: str) -> None:
     no CUDA kernel, `VerifyError` where a proof fails.
     """
     if path.suffix != ".so":
-        raise IntvitError(f"{path}: a module for GPUs is written to .so")
+        raise IntvitError(f"{path}: a module for GPUs is a shared library: write it to .so")
+    if not isinstance(model, IntegerModel):
+        raise IntvitError(f"only an integer model can be compiled, not {type(model).__name__}: make one with quantize")
     arch = resolve_gpu(target)
     prove_no_float(model.graph)
     prove_no_overflow(model.graph)
@@ -81,5 +83,5 @@ def compiled(source: str, arch: Arch, kernels: dict[DeviceKernel, str]) -> list[
         raise VerifyError(f"{image.compiler} keeps registers of {', '.join(spilled)} in memory: report this")
     if find_disassemblers():
         prove_no_float_sass(disassemble(image.cubin), products)
-    ptx = image.ptx.encode() + b"\0"
+    ptx = image.ptx.encode()
     return [Binary(arch.name, arch.number, False, image.cubin), Binary("PTX", arch.number, True, ptx)]

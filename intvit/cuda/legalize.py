@@ -7,12 +7,11 @@ what is handed out are not. What the padding holds is never used: weights are ze
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from torch import fx
-from tvm import tirx
 
 from intvit.errors import UnsupportedOp
 from intvit.fusion import Constant, Fusion, Group, name_of, node_of
@@ -24,6 +23,9 @@ from intvit.kernels.cuda.fragments import CHUNK, padded
 from intvit.kernels.cuda.launch import DeviceKernel
 from intvit.kernels.epilogue import Epilogue, Requantize
 from intvit.nodes import arguments, outputs
+
+if TYPE_CHECKING:
+    from tvm import tirx
 
 COLUMNS = 128
 """Operands per column are padded to whole tiles."""
@@ -45,7 +47,7 @@ class DeviceCall:
     tunable: None = None
 
     @property
-    def function(self) -> tirx.PrimFunc:
+    def function(self) -> "tirx.PrimFunc":
         return self.kernels[0].function
 
 

@@ -65,6 +65,7 @@ def run(say: Callable[[str], None]) -> DemoResult:
     quantized = time.perf_counter()
     say(f"Quantized with {len(calibration())} images in {quantized - start:.1f} s, without training.")
     compiled = compile_model(model)
+    assert isinstance(compiled, CompiledModel)
     built = time.perf_counter()
     say(f"Compiled for {compiled.target}, {compiled.threads} threads, in {built - quantized:.1f} s.")
 

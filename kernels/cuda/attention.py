@@ -34,6 +34,8 @@ from intvit.kernels.epilogue import Epilogue
 
 WARPS = 4
 QUERIES = WARPS * ROWS
+KEYS = 64
+MOST_CHANNELS = 96
 LEAST = 1 - (1 << 31)
 NEIGHBOURS = 4
 """Channels that a lane ends with side by side."""
@@ -62,14 +64,19 @@ class Heads:
         return self.depth + CHUNK
 
     @property
-    def tile_keys(self) -> int:
-        """Keys of a tile: fewer where the sums of many channels fill the registers."""
-        return 64 if self.value_size <= 96 else 32
+    def parts(self) -> int:
+        """Blocks among which the channels of a head are divided, so that their sums fit the registers."""
+        return -(-self.value_size // MOST_CHANNELS)
+
+    @property
+    def channels(self) -> int:
+        """Channels of a block, at most."""
+        return self.value_size if self.parts == 1 else padded(-(-self.value_size // self.parts), CHUNK)
 
     @property
     def value_chunks(self) -> int:
-        """Chunks of channels."""
-        return -(-self.value_size // CHUNK)
+        """Chunks of channels of a block."""
+        return -(-self.channels // CHUNK)
 
     @property
     def value_pitch(self) -> int:
@@ -79,7 +86,7 @@ class Heads:
     @property
     def tile_bytes(self) -> int:
         """Of a tile of keys with its values."""
-        return self.tile_keys * (self.pitch + self.value_pitch)
+        return KEYS * (self.pitch + self.value_pitch)
 
     @property
     def shared(self) -> int:
@@ -93,7 +100,7 @@ class Heads:
     @property
     def tiles(self) -> int:
         """Tiles of keys."""
-        return -(-self.keys // self.tile_keys)
+        return -(-self.keys // KEYS)
 
 
 def attention(
@@ -124,19 +131,37 @@ def attention(
         [*pointers, *epilogue_pointers(epilogue), ("y", epilogue.dtype)],
         body,
         threads=WARPS * WARP,
-        times=sizes.heads * sizes.blocks,
+        times=sizes.heads * sizes.blocks * sizes.parts,
         shared=sizes.shared,
     )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Rows `[batch * tokens, stride]` of an operand: of the `size` columns of each head, `count` from `column` on."""
+
+    buffer: Buffer
+    tokens: int
+    stride: int
+    size: int
+    column: Expr
+    count: int
 
 
 class _Task:
     """A block of queries of one head."""
 
     def __init__(self, sizes: Heads, arch: Arch, block: Block, q: Buffer, k: Buffer, v: Buffer) -> None:
-        self.sizes, self.arch, self.block, self.q, self.k, self.v = sizes, arch, block, q, k, v
-        self.first = let(remainder(block.index, sizes.blocks) * QUERIES)
-        rest = quotient(block.index, sizes.blocks)
+        self.sizes, self.arch, self.block = sizes, arch, block
+        self.channel = let(remainder(block.index, sizes.parts) * sizes.channels)
+        rest = quotient(block.index, sizes.parts)
+        self.first = let(remainder(rest, sizes.blocks) * QUERIES)
+        rest = quotient(rest, sizes.blocks)
         self.head, self.image = let(remainder(rest, sizes.heads)), let(quotient(rest, sizes.heads))
+        size, none = sizes.head_size, tirx.const(0, INT32)
+        self.q = _Source(q, sizes.queries, sizes.strides[0], size, none, size)
+        self.k = _Source(k, sizes.keys, sizes.strides[1], size, none, size)
+        self.v = _Source(v, sizes.keys, sizes.strides[2], sizes.value_size, self.channel, sizes.channels)
         self.fragments = local(sizes.depth // DEPTH * 4, "uint32")
         for start, rows, pitch, used in (
             (0, QUERIES, sizes.pitch, sizes.head_size),
@@ -145,8 +170,8 @@ class _Task:
                 for buffer in range(2)
                 for base in (QUERIES * sizes.pitch + buffer * sizes.tile_bytes,)
                 for part in (
-                    (base, sizes.tile_keys, sizes.pitch, sizes.head_size),
-                    (base + sizes.tile_keys * sizes.pitch, sizes.tile_keys, sizes.value_pitch, sizes.value_size),
+                    (base, KEYS, sizes.pitch, sizes.head_size),
+                    (base + KEYS * sizes.pitch, KEYS, sizes.value_pitch, sizes.channels),
                 )
             ),
         ):
@@ -159,22 +184,23 @@ class _Task:
                 with T.If(self.block.thread < rows), T.Then():
                     clear(self.block.shared, start + self.block.thread * pitch + column, 1)
 
-    def _fill(
-        self, source: Buffer, first: Expr, count: int, stride: int, size: int, start: Expr, rows: int, pitch: int
-    ) -> None:
-        """Copies `size` bytes of each of the rows of a tile; token `first` is its first row, `count` tokens exist."""
-        piece = gcd(size, gcd(stride, CHUNK))
-        across = size // piece
+    def _fill(self, source: _Source, first: Expr, start: Expr, rows: int, pitch: int) -> None:
+        """Copies a tile of an operand, whose first row is token `first`; zeros for tokens that do not exist."""
+        piece = gcd(source.size, gcd(source.stride, CHUNK))
+        across = source.count // piece
         total = rows * across
         for i in range(0, total, WARPS * WARP):
             at = let(self.block.thread + i)
             row, column = let(quotient(at, across)), let(remainder(at, across) * piece)
 
             def one(row: Expr = row, column: Expr = column) -> None:
-                token = let(first + row)
-                origin = (self.image * count + token) * stride + self.head * size + column
+                token, inside = let(first + row), let(source.column + column)
+                origin = (self.image * source.tokens + token) * source.stride + self.head * source.size + inside
+                valid = token < source.tokens
+                if self.sizes.parts > 1:
+                    valid = tirx.And(valid, inside < source.size)
                 ptx.copy(
-                    self.block.shared, start + row * pitch + column, source, origin, piece, token < count, self.arch
+                    self.block.shared, start + row * pitch + column, source.buffer, origin, piece, valid, self.arch
                 )
 
             if i + WARPS * WARP <= total:
@@ -186,7 +212,7 @@ class _Task:
     def load_queries(self) -> None:
         """The warp's queries as left fragments."""
         s = self.sizes
-        self._fill(self.q, self.first, s.queries, s.strides[0], s.head_size, 0, QUERIES, s.pitch)
+        self._fill(self.q, self.first, 0, QUERIES, s.pitch)
         ptx.commit(self.arch)
         ptx.wait(0, self.arch)
         ptx.barrier()
@@ -201,11 +227,9 @@ class _Task:
 
         def fill(tile: Expr) -> None:
             start = let(QUERIES * s.pitch + (tile & 1) * s.tile_bytes)
-            self._fill(self.k, tile * s.tile_keys, s.keys, s.strides[1], s.head_size, start, s.tile_keys, s.pitch)
+            self._fill(self.k, tile * KEYS, start, KEYS, s.pitch)
             if values:
-                base = start + s.tile_keys * s.pitch
-                first = tile * s.tile_keys
-                self._fill(self.v, first, s.keys, s.strides[2], s.value_size, base, s.tile_keys, s.value_pitch)
+                self._fill(self.v, tile * KEYS, start + KEYS * s.pitch, KEYS, s.value_pitch)
             ptx.commit(self.arch)
 
         ptx.barrier()
@@ -220,17 +244,17 @@ class _Task:
                     ptx.commit(self.arch)
             ptx.wait(1, self.arch)
             ptx.barrier()
-            visit(let(QUERIES * s.pitch + (tile & 1) * s.tile_bytes), let(tile * s.tile_keys))
+            visit(let(QUERIES * s.pitch + (tile & 1) * s.tile_bytes), let(tile * KEYS))
 
     def _scores(self, start: Expr) -> Buffer:
         """A warp's scores of a tile of keys, `[products, 4]`, flat."""
         s = self.sizes
-        scores = local(self.sizes.tile_keys // COLUMNS * 4, "uint32")
-        with T.unroll(self.sizes.tile_keys // COLUMNS * 4) as i:
+        scores = local(KEYS // COLUMNS * 4, "uint32")
+        with T.unroll(KEYS // COLUMNS * 4) as i:
             T.buffer_store(scores, tirx.const(0, "uint32"), [i])
         row, chunk = right_address(self.block.lane)
         b = local(4, "uint32")
-        with T.unroll(s.depth // DEPTH) as step, T.unroll(s.tile_keys // (2 * COLUMNS)) as pair:
+        with T.unroll(s.depth // DEPTH) as step, T.unroll(KEYS // (2 * COLUMNS)) as pair:
             at = start + (pair * (2 * COLUMNS) + row) * s.pitch + (step * 2 + chunk) * CHUNK
             ptx.load_fragments([b[r] for r in range(4)], self.block.shared, at)
             for side in range(2):
@@ -251,7 +275,7 @@ class _Task:
 
         def visit(start: Expr, first: Expr) -> None:
             scores = self._scores(start)
-            with T.unroll(self.sizes.tile_keys // COLUMNS * 4) as i:
+            with T.unroll(KEYS // COLUMNS * 4) as i:
                 half = (i >> 1) & 1
                 score = tirx.Select(
                     self._key(first, i) < self.sizes.keys, scores[i].astype(INT32), tirx.const(LEAST, INT32)
@@ -276,13 +300,13 @@ class _Task:
 
         def visit(start: Expr, first: Expr) -> None:
             scores = self._scores(start)
-            with T.unroll(self.sizes.tile_keys // COLUMNS * 4) as i:
+            with T.unroll(KEYS // COLUMNS * 4) as i:
                 half = (i >> 1) & 1
                 e = let(weight(scores[i].astype(INT32), half))
                 e = let(tirx.Select(self._key(first, i) < self.sizes.keys, e, tirx.const(0, INT32)))
                 T.buffer_store(totals, totals[half] + e, [half])
                 T.buffer_store(scores, e.astype("uint32"), [i])
-            self._add_values(scores, let(start + self.sizes.tile_keys * self.sizes.pitch), sums, parts)
+            self._add_values(scores, let(start + KEYS * self.sizes.pitch), sums, parts)
 
         self._pass(visit, values=True)
         for half in range(2):
@@ -294,7 +318,7 @@ class _Task:
         """The weights of a tile times its values."""
         chunks = self.sizes.value_chunks
         a, v = local(parts * 4, "uint32"), local(4, "uint32")
-        with T.unroll(self.sizes.tile_keys // DEPTH) as step:
+        with T.unroll(KEYS // DEPTH) as step:
             for r in range(4):
                 at = (step * 4 + (r >> 1) * 2) * 4 + (r & 1) * 2
                 one, two = (let(weights[at + j * 4] | (weights[at + j * 4 + 1] << 16)) for j in range(2))
@@ -317,7 +341,7 @@ class _Task:
             query = let(self.first + self.block.warp * ROWS + result_row(self.block.lane) + half * (ROWS // 2))
             mean = row_mean(let(totals[half]))
             with T.If(query < s.queries), T.Then(), T.unroll(chunks) as chunk:
-                channel = let(chunk * CHUNK + (self.block.lane & 3) * NEIGHBOURS)
+                channel = let(self.channel + chunk * CHUNK + (self.block.lane & 3) * NEIGHBOURS)
 
                 def value(e: Expr, chunk: Expr = chunk, half: int = half, mean: Callable[[Expr], Expr] = mean) -> Expr:
                     at = (chunk * 2 + (e & 1)) * 4 + half * 2 + (e >> 1)

@@ -3,7 +3,7 @@
 import pytest
 
 from intvit.bench.kernels import by_kernel
-from intvit.runtime import Step
+from intvit.model import Step
 
 
 def test_layers_that_differ_in_numbers_are_one() -> None:
