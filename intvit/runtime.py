@@ -45,7 +45,7 @@ class CompiledModel(Model):
         self.threads = len(cores) if threads is None else threads
         if not 1 <= self.threads <= len(cores):
             raise IntvitError(f"threads must be 1 to {len(cores)} (the cores of this process), not {threads}")
-        _load_runtime()
+        load_runtime()
         self.path = library
         self._folder = folder
         self._module = _opened(library)
@@ -147,17 +147,21 @@ def _opened(path: Path) -> Any:
     raise IntvitError(f"{path}: a shared library, but not a compiled model: make one with `intvit compile`")
 
 
-@cache
-def _load_runtime() -> None:
-    """Loads TVM's runtime library beside whatever is loaded already (twice is once)."""
+def runtime_library() -> Path:
+    """TVM's runtime library, in the folder of the package `tvm`; raises `IntvitError` where it is missing."""
     spec = importlib.util.find_spec("tvm")
     folders = [] if spec is None else list(spec.submodule_search_locations or [])
     for folder in folders:
         library = Path(folder) / "lib" / "libtvm_runtime.so"
         if library.is_file():
-            ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-            return
+            return library
     raise IntvitError("TVM's runtime library is missing: install apache-tvm==0.27.0.post1")
+
+
+@cache
+def load_runtime() -> None:
+    """Loads TVM's runtime library beside whatever is loaded already (twice is once)."""
+    ctypes.CDLL(str(runtime_library()), ctypes.RTLD_GLOBAL)
 
 
 def _cores() -> list[int]:

@@ -16,14 +16,14 @@ _CODE = """
 import json, sys
 import numpy as np
 from pathlib import Path
-from intvit.runtime import CompiledModel, _load_runtime
+from intvit.runtime import CompiledModel, load_runtime
 
 def held(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 path, batch, threads, calls = sys.argv[1], *map(int, sys.argv[2:])
-_load_runtime()
+load_runtime()
 before = held("VmRSS:")
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, from what is resident
 model = CompiledModel.load(path, threads)

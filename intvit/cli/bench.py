@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from intvit.cli.options import Batch, Json, Threads, Weights, check_input
 from intvit.cli.report import Report, Stages, stages
+from intvit.cuda.runtime import CudaModel
 from intvit.errors import IntvitError
+from intvit.loading import load
+from intvit.runtime import CompiledModel
 
 if TYPE_CHECKING:
     from intvit.bench.kernels import Kernel
     from intvit.bench.timing import Call, Times
     from intvit.metadata import Metadata
-    from intvit.runtime import CompiledModel
 
 LIBRARIES = ("timm:", "torchvision:", "hf:")
 OURS = "intvit"
@@ -53,25 +55,28 @@ def bench_command(
     from intvit.bench.machine import describe
     from intvit.bench.names import expand
     from intvit.bench.timing import Turns, take_turns
-    from intvit.runtime import CompiledModel
 
     chosen = expand(against or ())
     with stages() as progress:
         progress("load")
-        compiled = CompiledModel.load(model, threads)
+        compiled = open_module(model, threads)
+        if isinstance(compiled, CudaModel) and against:
+            raise IntvitError("the peers of this command run on the CPU: compare on a GPU with bench/gpu.py")
         pixels = random_pixels(compiled.metadata, batch)
         grid = compiled.metadata.input_grid
         images = pixels if grid.takes_pixels else grid.normalized(pixels)
         calls: dict[str, Call] = {OURS: lambda: compiled(images)}
         source = None
-        if chosen:
+        if chosen and isinstance(compiled, CompiledModel):
             source = float_model_of(compiled.metadata, name, weights)
             calls |= peer_calls(chosen, source, compiled, pixels, progress)
         progress("measure", 0, rounds)
         times = take_turns(calls, Turns(rounds=rounds), lambda done: progress("measure", done, rounds))
-        kernels = by_kernel(compiled.profile(pixels, repeats=PROFILE_REPEATS)) if profile else None
+        kernels = by_kernel(compiled.profile(pixels, PROFILE_REPEATS)) if profile else None
     rows = latencies(times, batch)
-    report.say(f"compiled for {compiled.target}, {compiled.threads} threads, batch {batch}")
+    used = None if isinstance(compiled, CudaModel) else compiled.threads
+    where = "copies from and to the host included" if used is None else f"{used} threads"
+    report.say(f"compiled for {compiled.target}, {where}, batch {batch}")
     if source is not None:
         said = "random weights: times do not depend on them" if source[1] == "random" else "with its weights"
         report.say(f"peers run {source[0]}, {said}")
@@ -83,12 +88,19 @@ def bench_command(
     report.finish(
         digest=compiled.digest,
         target=compiled.target,
-        threads=compiled.threads,
+        threads=used,
         machine=describe(),
         float_model=None if source is None else {"name": source[0], "weights": source[1]},
         latency=rows,
         kernels=None if kernels is None else [{**asdict(kernel), "rate": kernel.rate} for kernel in kernels],
     )
+
+
+def open_module(path: Path, threads: int | None) -> CompiledModel | CudaModel:
+    """The module, on a GPU or so many cores."""
+    loaded = load(path, threads)
+    assert isinstance(loaded, CompiledModel | CudaModel)
+    return loaded
 
 
 def random_pixels(metadata: "Metadata", count: int) -> NDArray[np.uint8]:
@@ -112,7 +124,7 @@ def float_model_of(metadata: "Metadata", name: str | None, weights: str | None) 
 def peer_calls(
     names: list[str],
     source: tuple[str, str | None],
-    compiled: "CompiledModel",
+    compiled: CompiledModel,
     pixels: NDArray[np.uint8],
     progress: Stages,
 ) -> "dict[str, Call]":

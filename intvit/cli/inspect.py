@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from intvit.cli.options import Artifact, Json, check_input, open_model
+from intvit.cli.options import Artifact, Json, check_input, open_described
 from intvit.cli.report import Report, stages
 from intvit.cli.settings import described
 from intvit.errors import VerifyError
@@ -23,7 +23,7 @@ def inspect_command(ctx: typer.Context, model: Artifact, as_json: Json = False) 
     check_input(model, ".so", ".intvit")
     with stages() as progress:
         progress("load")
-        loaded = open_model(model)
+        loaded = open_described(model)
         bits = bits_used(loaded) if model.suffix == ".intvit" else {}
     metadata = loaded.metadata
     facts = summary(metadata, loaded.digest, getattr(loaded, "target", None), model)

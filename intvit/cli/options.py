@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from intvit.cuda.runtime import CudaModel, is_cuda_module
 from intvit.errors import IntvitError
 from intvit.images import image_files
 from intvit.loading import load
 
 if TYPE_CHECKING:
-    from intvit.cuda.runtime import CudaModel
     from intvit.integer_model import IntegerModel
     from intvit.runtime import CompiledModel
 
@@ -45,6 +45,13 @@ def open_model(path: Path, threads: int | None = None) -> "IntegerModel | Compil
 
         torch.set_num_threads(threads)
     return load(path, threads)
+
+
+def open_described(path: Path) -> "IntegerModel | CompiledModel | CudaModel":
+    """The artifact, to read of it: a module for GPUs needs none."""
+    if path.suffix == ".so" and is_cuda_module(path):
+        return CudaModel(path, device=None)
+    return open_model(path)
 
 
 def check_output(path: Path, *suffixes: str) -> None:

@@ -16,8 +16,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from intvit.cli.options import Artifact, Json, check_data, check_input, open_model
+from intvit.cli.options import Artifact, Json, check_data, check_input, open_described, open_model
 from intvit.cli.report import Report, Stages, stages
+from intvit.cuda.runtime import CudaModel
 from intvit.data import Source
 from intvit.errors import IntvitError, VerifyError
 from intvit.model import Array, Model
@@ -96,12 +97,12 @@ def verify_here(
     model: Path, against: Path | None, data: Path | None, limit: int, found: Findings, progress: Stages
 ) -> str:
     """All proofs that the artifacts allow; returns the digest of `model`."""
-    loaded = open_model(model)
+    loaded = open_model(model) if against is not None else open_described(model)
     reference = loaded if against is None else open_model(against)
     progress("verify")
     same = reference.digest == loaded.digest
     if model.suffix == ".so":
-        verify_code(model, found)
+        verify_images(loaded, found) if isinstance(loaded, CudaModel) else verify_code(model, found)
     if model.suffix == ".intvit" or (against is not None and same):
         verify_graph(loaded if model.suffix == ".intvit" else reference, found)
     if model.suffix == ".so" and not same:
@@ -127,6 +128,13 @@ def verify_code(path: Path, found: Findings) -> None:
     from intvit.verify.no_float_code import prove_no_float_instructions
 
     found.attempt("integer_only", prove_no_float_instructions, path)
+
+
+def verify_images(model: CudaModel, found: Findings) -> None:
+    """The proof about code for GPUs."""
+    from intvit.cuda.proof import prove_no_float_images
+
+    found.attempt("integer_only", prove_no_float_images, model.images, model.kernels)
 
 
 def verify_bits(model: Model, reference: Model, pixels: Array | None, found: Findings) -> None:

@@ -5,16 +5,18 @@ which the module holds too, on all later ones, for which the driver compiles it 
 """
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from intvit.constants import ConstantPool
 from intvit.cuda.legalize import DeviceCall, DeviceLegalizer
+from intvit.cuda.proof import PTX, prove_no_float_images
 from intvit.cuda.source import cuda_source, named
 from intvit.cuda.tables import Binary, image_file, model_header
 from intvit.cuda.targets import resolve_gpu
 from intvit.cuda.toolkit import compile_image
 from intvit.description import described
-from intvit.errors import IntvitError, VerifyError
+from intvit.errors import IntvitError
 from intvit.integer_model import IntegerModel
 from intvit.kernels.cuda.arch import Arch
 from intvit.kernels.cuda.launch import DeviceKernel
@@ -22,14 +24,10 @@ from intvit.linking import link, require_compiler, require_space
 from intvit.program import Program, assembled
 from intvit.seal import seal
 from intvit.targets import X86_64
-from intvit.verify.machine.disassembler import disassemble, find_disassemblers
 from intvit.verify.no_float import prove_no_float
-from intvit.verify.no_float_cuda import prove_no_float_ptx, prove_no_float_sass
 from intvit.verify.overflow import prove_no_overflow
 
 LOADER = "cuda.c"
-WITH_PRODUCTS = ("product", "attention")
-"""Kernels that must hold integer matrix instructions."""
 
 
 def write_cuda_module(model: IntegerModel, path: Path, target: str) -> None:
@@ -49,7 +47,7 @@ def write_cuda_module(model: IntegerModel, path: Path, target: str) -> None:
     require_space(path.parent, sum(buffer.nbytes for buffer in model.graph.module.buffers()))
     program = device_program(model, arch)
     kernels = named([kernel for step in program.steps for kernel in kernels_of(step.kernel)])
-    binaries = compiled(cuda_source(kernels, arch), arch, kernels)
+    binaries = compiled(cuda_source(kernels, arch), arch, kernels.values())
     constants = ConstantPool()
     with tempfile.TemporaryDirectory(prefix="intvit-", dir=path.parent) as name:
         folder = Path(name)
@@ -73,15 +71,9 @@ def kernels_of(call: object) -> tuple[DeviceKernel, ...]:
     return call.kernels
 
 
-def compiled(source: str, arch: Arch, kernels: dict[DeviceKernel, str]) -> list[Binary]:
-    """Machine code and PTX of a source, proved to hold no floats and no spills."""
+def compiled(source: str, arch: Arch, kernels: Collection[str]) -> list[Binary]:
+    """Machine code and PTX of a source, proved to hold no floats."""
     image = compile_image(source, arch.name)
-    products = [name for kernel, name in kernels.items() if kernel.name in WITH_PRODUCTS]
-    prove_no_float_ptx(image.ptx, products)
-    spilled = [name for name, needs in image.kernels.items() if needs.spills or needs.stack]
-    if spilled:
-        raise VerifyError(f"{image.compiler} keeps registers of {', '.join(spilled)} in memory: report this")
-    if find_disassemblers():
-        prove_no_float_sass(disassemble(image.cubin), products)
-    ptx = image.ptx.encode()
-    return [Binary(arch.name, arch.number, False, image.cubin), Binary("PTX", arch.number, True, ptx)]
+    content = {arch.name: image.cubin, PTX: image.ptx.encode()}
+    prove_no_float_images(content, kernels)
+    return [Binary(name, arch.number, name == PTX, code) for name, code in content.items()]

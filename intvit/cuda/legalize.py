@@ -75,13 +75,24 @@ class DeviceLegalizer(Fusion):
         n = self.shapes[node.name][2]
         return n if node in self._handed_out else padded(n, CHUNK)
 
+    def groups(self) -> list[Group]:
+        """The graph cut into kernels; raises `UnsupportedOp` with every operation that has none here."""
+        found = super().groups()
+        missing = sorted({name_of(group.nodes[0]) for group in found if self._rule(group) is None})
+        if missing:
+            raise UnsupportedOp(
+                f"no CUDA kernels for {', '.join(missing)}: use the default preset, or compile for a CPU"
+            )
+        return found
+
     def call(self, group: Group) -> DeviceCall:
-        """The kernels of a group; raises `UnsupportedOp` where there are none."""
-        name = name_of(group.nodes[0])
-        rule: Callable[[Group], DeviceCall] | None = getattr(self, f"_{name}", None)
-        if rule is None:
-            raise UnsupportedOp(f"{name} has no CUDA kernel: use the default preset, or compile for a CPU")
+        """The kernels of a group."""
+        rule = self._rule(group)
+        assert rule is not None
         return rule(group)
+
+    def _rule(self, group: Group) -> Callable[[Group], DeviceCall] | None:
+        return getattr(self, f"_{name_of(group.nodes[0])}", None)
 
     def _rows(self, node: fx.Node) -> int:
         return self.shapes[node.name][1]

@@ -5,6 +5,7 @@ comes out without a copy, on torch's current stream; arrays on the CPU are copie
 """
 
 import ctypes
+import itertools
 import json
 import mmap
 import tempfile
@@ -36,10 +37,15 @@ class CudaModel(Model):
     what lies on the devices.
     """
 
-    def __init__(self, library: Path, device: int = 0, folder: tempfile.TemporaryDirectory[str] | None = None) -> None:
-        """Puts `library` on a device; `folder`, where it lies, is removed with this object."""
+    def __init__(
+        self, library: Path, device: int | None = 0, folder: tempfile.TemporaryDirectory[str] | None = None
+    ) -> None:
+        """Puts `library` on a device; `folder`, where it lies, is removed with this object.
+
+        With `None` it is put there when it first runs, on the first one: to read of a module where there is no GPU.
+        """
         self.path = library
-        self.device = device
+        self.device = device or 0
         self._folder = folder
         self._library = _opened(library)
         described = json.loads(self._library.intvit_metadata().decode())
@@ -48,7 +54,8 @@ class CudaModel(Model):
         self.target: str = described["target"]
         self._dtypes: list[str] = described["outputs"]
         self._steps: list[tuple[str, str, int]] = described["steps"]
-        self._require(self._library.intvit_cuda_open(device), f"{library}: ")
+        if device is not None:
+            self._require(self._library.intvit_cuda_open(device), f"{library}: ")
 
     @classmethod
     def load(cls, path: str | Path, device: int = 0) -> "CudaModel":
@@ -92,14 +99,31 @@ class CudaModel(Model):
         self._require(run(self.device, pixels.ctypes.data, len(pixels), addresses))
         return outputs
 
-    def profile(self, batch: int = 1, repeats: int = 20) -> list[Step]:
-        """The mean time of each kernel on `device`, run again and again on its own."""
+    def profile(self, pixels: NDArray[np.uint8], repeats: int = 20) -> list[Step]:
+        """The mean time of each kernel on `device`, run again and again on its own, for as many images as `pixels`."""
+        require_images(pixels)
+        batch = len(pixels)
         times = (ctypes.c_float * len(self._steps))()
         self._require(self._library.intvit_cuda_profile(self.device, batch, repeats, times))
         return [
             Step(name, path, multiply_adds * batch, time * 1e-6)
             for (name, path, multiply_adds), time in zip(self._steps, times, strict=True)
         ]
+
+    @property
+    def images(self) -> dict[str, bytes]:
+        """What the file holds for GPUs: machine code by the name of its architecture, and `PTX`."""
+        name, size = ctypes.c_char_p(), ctypes.c_int64()
+        found: dict[str, bytes] = {}
+        while content := self._library.intvit_cuda_image(len(found), ctypes.byref(name), ctypes.byref(size)):
+            found[(name.value or b"").decode()] = ctypes.string_at(content, size.value)
+        return found
+
+    @property
+    def kernels(self) -> list[str]:
+        """The names of the kernels."""
+        names = map(self._library.intvit_cuda_kernel, itertools.count())
+        return [name.decode() for name in itertools.takewhile(bool, names)]
 
     def close(self) -> None:
         """Frees the memory that the file's model has on GPUs, when its runs are done. The next run takes it again."""
@@ -148,7 +172,9 @@ def _opened(path: Path) -> ctypes.CDLL:
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     """The library with the types of `intvit_cuda.h`; functions that are not named take and return int32."""
     device, pointer, pointers, size = ctypes.c_int32, ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_int64
-    library.intvit_metadata.restype = library.intvit_cuda_error.restype = ctypes.c_char_p
+    for text in (library.intvit_metadata, library.intvit_cuda_error, library.intvit_cuda_kernel):
+        text.restype = ctypes.c_char_p
+    library.intvit_cuda_image.restype = pointer
     library.intvit_cuda_run.argtypes = [device, pointer, size, pointers, pointer]
     library.intvit_cuda_run_host.argtypes = [device, pointer, size, pointers]
     library.intvit_cuda_profile.argtypes = [device, size, ctypes.c_int32, ctypes.POINTER(ctypes.c_float)]

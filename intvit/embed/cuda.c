@@ -241,6 +241,15 @@ const char *intvit_cuda_error(void) { return error_text; }
 
 const char *intvit_metadata(void) { return intvit_metadata_text; }
 
+const uint8_t *intvit_cuda_image(int32_t index, const char **name, int64_t *bytes) {
+    if (index < 0 || index >= (int32_t)COUNT(images)) return NULL;
+    *name = images[index].name;
+    *bytes = images[index].end - images[index].begin;
+    return images[index].begin;
+}
+
+const char *intvit_cuda_kernel(int32_t index) { return index >= 0 && index < KERNELS ? kernels[index].name : NULL; }
+
 int64_t intvit_image_bytes(void) { return INTVIT_IMAGE_BYTES; }
 
 int64_t intvit_output_bytes(int32_t index) { return index >= 0 && index < INTVIT_OUTPUTS ? output_bytes[index] : 0; }

@@ -32,6 +32,11 @@ const char *intvit_cuda_error(void);
 /* JSON: name, input and output shapes, scales, preprocessing, labels, digest. */
 const char *intvit_metadata(void);
 
+/* What the module holds for GPUs: its index-th image, machine code for an architecture such as "sm_90" (ELF), or "PTX"
+   (text), and its index-th kernel; NULL where there are no more. */
+const uint8_t *intvit_cuda_image(int32_t index, const char **name, int64_t *bytes);
+const char *intvit_cuda_kernel(int32_t index);
+
 /* Bytes of one image, and of the output of one image: of the model's index-th, 0 where it has no more. */
 int64_t intvit_image_bytes(void);
 int64_t intvit_output_bytes(int32_t index);

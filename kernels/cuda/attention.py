@@ -118,7 +118,7 @@ def attention(
         task.load_queries()
         top = task.maxima()
         sums, totals = task.weighted(
-            lambda score, half: exponential(score, top[half], shift, factor, score_shift, bits), bits
+            lambda score, half, counts: exponential(score, top[half], counts, shift, factor, score_shift, bits), bits
         )
         whole = sizes.value_size % NEIGHBOURS == 0
         stride = sizes.strides[3]
@@ -288,7 +288,7 @@ class _Task:
                 T.buffer_store(top, tirx.max(top[half], ptx.exchanged(top[half], distance)), [half])
         return top
 
-    def weighted(self, weight: Callable[[Expr, Expr], Expr], bits: int) -> tuple[Buffer, Buffer]:
+    def weighted(self, weight: Callable[[Expr, Expr, Expr], Expr], bits: int) -> tuple[Buffer, Buffer]:
         """`P·V` by bytes of the weights, `[byte, chunk, even or odd channels, 4]`, and the sums of the weights."""
         parts = -(-bits // 8)
         chunks = self.sizes.value_chunks
@@ -302,8 +302,7 @@ class _Task:
             scores = self._scores(start)
             with T.unroll(KEYS // COLUMNS * 4) as i:
                 half = (i >> 1) & 1
-                e = let(weight(scores[i].astype(INT32), half))
-                e = let(tirx.Select(self._key(first, i) < self.sizes.keys, e, tirx.const(0, INT32)))
+                e = let(weight(scores[i].astype(INT32), half, let(self._key(first, i) < self.sizes.keys)))
                 T.buffer_store(totals, totals[half] + e, [half])
                 T.buffer_store(scores, e.astype("uint32"), [i])
             self._add_values(scores, let(start + KEYS * self.sizes.pitch), sums, parts)
@@ -352,5 +351,5 @@ class _Task:
 
                 with T.If(channel < s.value_size), T.Then():
                     line, origin = let(self.image * s.queries + query), let(self.head * s.value_size)
-                    column = let(origin + channel)
-                    finish.put(value, line, column, origin + s.value_size, finish.columns(column))
+                    column, end = let(origin + channel), let(origin + s.value_size)
+                    finish.put(value, line, column, end, finish.columns(column, end))

@@ -1,7 +1,7 @@
 """Shiftmax of one score in a 32-bit register, to the bit that of `intvit.dialect.attention`.
 
     below = max(rshift(score - top, pre), -2^15),  t = rshift(below * mul, shift)
-    u = max(t + 256 bits - 2, -257),  i = u >> 8,  f = u & 255
+    u = max(t + 256 bits - 2, -257), -257 for a score that does not count,  i = u >> 8,  f = u & 255
     m = 2^14 + 64 f - rshift(f (256 - f) CURVATURE, 15),  e = rshift(m, 14 - i)
 
 The least `u` gives `14 - i = 16` and `m < 2^15`, so that `e` is 0 there without being asked for.
@@ -20,10 +20,11 @@ from intvit.kernels.exponential import CURVATURE
 LEAST16 = -(1 << 15)
 
 
-def exponential(score: Expr, top: Expr, pre: Expr, mul: Expr, shift: int, bits: int) -> Expr:
-    """`e` of int32 scores of which `top` is the largest."""
+def exponential(score: Expr, top: Expr, counts: Expr, pre: Expr, mul: Expr, shift: int, bits: int) -> Expr:
+    """`e` of int32 scores of which `top` is the largest that counts; 0 for the others, which may be larger."""
     below = let(tirx.max(rshift(score - top, pre), tirx.const(LEAST16, INT32)))
-    u = let(tirx.max(rshift(below * mul, shift) + ((bits << 8) - 2), tirx.const(-257, INT32)))
+    nothing = tirx.const(-257, INT32)
+    u = let(tirx.Select(counts, tirx.max(rshift(below * mul, shift) + ((bits << 8) - 2), nothing), nothing))
     f = let(u & 255)
     m = (f << 6) + (1 << 14) - rshift(f * (256 - f) * CURVATURE, 15)
     return rshift(m, let(14 - (u >> 8)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from intvit.kernels.arith import Buffer, Expr
@@ -24,7 +25,8 @@ class Finish:
     """`y[row, column] = epilogue(x)` for `count` neighbours; operands per row and per token are `[rows, arm_stride]`.
 
     `aligned`: first columns are multiples of `count`. `whole`: all that are asked for may be written, else those before
-    an `end`. Operands per column are padded so that they can be read for all, `arm_stride` is a multiple of `count`.
+    an `end`. Where they are aligned, operands per column are padded so that they can be read for all; `arm_stride` is a
+    multiple of `count`.
     """
 
     epilogue: Epilogue
@@ -40,17 +42,18 @@ class Finish:
     def _operands(self) -> list[tuple[Operand, Buffer]]:
         return list(zip(self.epilogue.operands, self.buffers, strict=True))
 
-    def columns(self, column: Expr) -> dict[str, Buffer]:
-        """The operands per column of neighbouring columns in registers, for all rows."""
-        return {o.name: self._loaded(b, column) for o, b in self._operands if o.per == "column"}
+    def columns(self, column: Expr, end: Expr | None = None) -> dict[str, Buffer]:
+        """The operands per column of neighbouring columns, those before `end`, in registers, for all rows."""
+        return {o.name: self._loaded(b, column, end) for o, b in self._operands if o.per == "column"}
 
-    def _loaded(self, buffer: Buffer, start: Expr) -> Buffer:
+    def _loaded(self, buffer: Buffer, start: Expr, end: Expr | None = None) -> Buffer:
         registers = local(self.count, str(buffer.ty.dtype))
         if self.aligned:
             move(registers, 0, buffer, start, self.count)
         else:
             with T.unroll(self.count) as e:
-                T.buffer_store(registers, buffer[start + e], [e])
+                at = start + e if end is None else tirx.min(start + e, end - 1)
+                T.buffer_store(registers, buffer[at], [e])
         return registers
 
     def put(self, value: Callable[[Expr], Expr], row: Expr, column: Expr, end: Expr, known: dict[str, Buffer]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from emulation.simt import emulated
-from emulation.simt.driver import configure, install
+from emulation.simt.driver import NAME, configure, install
 from hand_made import Stub, expected, pixels
 
 from intvit.cuda.runtime import CudaModel
@@ -45,7 +45,7 @@ def code() -> bytes:
 def model(request: pytest.FixtureRequest, stub: Stub, code: bytes) -> CudaModel:
     """On a device whose order of work is drawn from a seed."""
     configure(seed=request.param)
-    return CudaModel.load(stub.module(driver="libcuda.so.1", code=code))
+    return CudaModel.load(stub.module(driver=NAME, code=code))
 
 
 def right(model: CudaModel, batch: int, seed: int) -> bool:
@@ -132,7 +132,7 @@ def test_profile_leaves_runs_alone(model: CudaModel) -> None:
     outputs = [gpu.array(np.zeros((4, 48), np.int32)), gpu.array(np.zeros((4, 1), np.int32))]
     run = model._library.intvit_cuda_run
     assert run(0, gpu.array(images), 4, (ctypes.c_void_p * 2)(*outputs), gpu.stream()) == 0
-    assert all(step.seconds >= 0 for step in model.profile(batch=4, repeats=2))
+    assert all(step.seconds >= 0 for step in model.profile(images, repeats=2))
     gpu.call("cuCtxSynchronize")
     np.testing.assert_array_equal(gpu.read(outputs[0], (4, 16, 3)), expected(images)[0])
     gpu.close()
@@ -141,7 +141,7 @@ def test_profile_leaves_runs_alone(model: CudaModel) -> None:
 def test_memory(stub: Stub, code: bytes) -> None:
     """A device with little of it keeps few plans; closing gives all back."""
     before = install().simt_allocated()
-    model = CudaModel.load(stub.module(driver="libcuda.so.1", code=code))
+    model = CudaModel.load(stub.module(driver=NAME, code=code))
     configure(memory=before + 100_000)
     assert all(right(model, batch, batch) for batch in (100, 150, 200, 100))
     with pytest.raises(IntvitError, match=r"is out of memory: the batch needs 0\.2 MB more"):
@@ -156,7 +156,7 @@ def test_another_architecture(stub: Stub, code: bytes) -> None:
     """Code that the device refuses, though its table says that it fits."""
     configure(arch=80)
     with pytest.raises(IntvitError, match=r"compiled for sm_90, this GPU is sm_80 \(emulated sm_80\): compile with"):
-        CudaModel.load(stub.module(driver="libcuda.so.1", code=code))
+        CudaModel.load(stub.module(driver=NAME, code=code))
     with pytest.raises(IntvitError, match=r"too old for this module's code \(sm_80, CUDA_ERROR_NO_BINARY_FOR_GPU\)"):
-        CudaModel.load(stub.module(("sm_80", 80, 0), driver="libcuda.so.1", code=code))
+        CudaModel.load(stub.module(("sm_80", 80, 0), driver=NAME, code=code))
     configure()

@@ -16,11 +16,12 @@ from pathlib import Path
 from emulation.simt import run_compiler
 
 MEMORY = 16 << 30
+NAME = "libcuda-emulated.so.1"
 
 
-def fake_driver(folder: Path) -> Path:
-    """Compile the driver into `folder`, as `libcuda.so.1`; skips the test where there is no g++."""
-    path = folder / "libcuda.so.1"
+def fake_driver(folder: Path, name: str = "libcuda.so.1") -> Path:
+    """Compile the driver into `folder`, under a name; skips the test where there is no g++."""
+    path = folder / name
     options = ["-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-shared", "-pthread", f"-Wl,-soname,{path.name}"]
     sources = [Path(__file__).with_name(name) for name in ("driver.cpp", "driver_work.cpp")]
     run_compiler(*options, *sources, "-o", path, "-ldl")
@@ -42,8 +43,11 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 @functools.cache
 def install() -> ctypes.CDLL:
-    """The driver, loaded into this process: from here on `dlopen("libcuda.so.1")` finds it."""
-    driver = ctypes.CDLL(str(fake_driver(Path(_folder().name))), os.RTLD_NOW | os.RTLD_GLOBAL)
+    """The driver, loaded into this process: from here on dlopen finds it under `NAME`.
+
+    Not as `libcuda.so.1`, which other libraries of the process, NVRTC among them, take for a real one.
+    """
+    driver = ctypes.CDLL(str(fake_driver(Path(_folder().name), NAME)))
     driver.simt_launches.restype = driver.simt_allocated.restype = ctypes.c_size_t
     return driver
 

@@ -1,0 +1,139 @@
+"""Models compiled for GPUs give the reference's integers on an emulated one; what the file holds; what is refused."""
+
+import subprocess
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+import tiny
+from emulation.simt import emulated
+from emulation.simt.driver import NAME, configure, install
+
+import intvit
+from intvit.cuda import compilation
+from intvit.cuda.compilation import write_cuda_module
+from intvit.cuda.runtime import CudaModel
+from intvit.cuda.tables import Binary, model_header
+from intvit.cuda.targets import resolve_gpu
+from intvit.cuda.toolkit import find_compiler
+from intvit.errors import IntvitError, UnsupportedOp, VerifyError
+from intvit.kernels.cuda.arch import Arch
+from intvit.verify.bit_exact import prove_bit_exact
+
+EMULATED = f'#define INTVIT_DRIVER "{NAME}"\n'
+FEW, MANY = 1, 10**6
+"""Multiprocessors of a GPU whose steps take their largest tiles, and their smallest."""
+
+
+def emulated_images(source: str, arch: Arch, kernels: Collection[str]) -> list[Binary]:
+    return [Binary(arch.name, arch.number, False, emulated(source, arch=arch.number))]
+
+
+@pytest.fixture(scope="module", params=["sm_75", "sm_90"])
+def module(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model for an emulated GPU: with the instructions of the first architecture, and with later ones."""
+    path = tmp_path_factory.mktemp("cuda") / f"{request.param}.so"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compilation, "compiled", emulated_images)
+        patch.setattr(compilation, "model_header", lambda *arguments: EMULATED + model_header(*arguments))
+        write_cuda_module(tiny.integer_model(), path, f"cuda:{request.param}")
+    return path
+
+
+@pytest.mark.parametrize(("processors", "seed"), [(FEW, 0), (132, 1), (MANY, 2)])
+def test_the_integers_of_the_reference(module: Path, processors: int, seed: int) -> None:
+    install()
+    configure(arch=int(module.stem[-2:]), processors=processors, seed=seed)
+    model = intvit.load(module)
+    assert isinstance(model, CudaModel)
+    assert model.target == f"cuda:{module.stem}" and model.digest == tiny.integer_model().digest
+    assert prove_bit_exact(model, tiny.integer_model()) > 0
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model with machine code for an architecture."""
+    try:
+        find_compiler()
+    except IntvitError as error:
+        pytest.skip(str(error))
+    path = tmp_path_factory.mktemp("real") / "m.so"
+    write_cuda_module(tiny.integer_model(), path, "cuda:sm_80")
+    return path
+
+
+def test_what_the_file_holds(real: Path) -> None:
+    """Read without a GPU: machine code, PTX, and the model's description."""
+    model = CudaModel(real, device=None)
+    assert set(model.images) == {"sm_80", "PTX"}
+    assert model.images["sm_80"].startswith(b"\x7fELF") and b".target sm_80" in model.images["PTX"]
+    assert model.metadata == tiny.integer_model().metadata
+    assert len(model.kernels) == len(set(model.kernels)) > 10
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command line in a process without the emulated driver."""
+    return subprocess.run(
+        [sys.executable, "-m", "intvit", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_proofs_need_no_gpu(real: Path) -> None:
+    done = command("verify", real, "--json")
+    assert done.returncode == 0 and '"integer_only": true' in done.stdout, done.stderr
+    assert command("inspect", real).returncode == 0
+
+
+def test_running_without_a_driver_is_refused(real: Path) -> None:
+    if has_driver():
+        pytest.skip("this machine has an NVIDIA driver")
+    done = command("bench", real)
+    assert done.returncode == 2 and "NVIDIA driver" in done.stderr and done.stderr.count("\n") == 1
+
+
+def has_driver() -> bool:
+    code = "import ctypes; ctypes.CDLL('libcuda.so.1')"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_a_planted_float_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The proof reads what the compiler made, and nothing is written where it fails."""
+    plain = compilation.cuda_source
+    planted = '\nextern "C" __global__ void product_planted(float* x) { x[threadIdx.x] *= 1.5f; }\n'
+    monkeypatch.setattr(compilation, "cuda_source", lambda *arguments: plain(*arguments) + planted)
+    try:
+        find_compiler()
+    except IntvitError as error:
+        pytest.skip(str(error))
+    with pytest.raises(VerifyError, match="product_planted"):
+        write_cuda_module(tiny.integer_model(), tmp_path / "m.so", "cuda:sm_90")
+    assert not list(tmp_path.iterdir())
+
+
+def test_published_forms_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedOp, match="attention_published, gelu_published, layernorm_published"):
+        write_cuda_module(tiny.integer_model("paper"), tmp_path / "m.so", "cuda:sm_90")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [("cuda:sm_91", "did you mean cuda:sm_90"), ("cuda:", "unknown target"), ("cuda:70", "unknown target")],
+)
+def test_unknown_architectures(target: str, message: str) -> None:
+    with pytest.raises(IntvitError, match=message):
+        resolve_gpu(target)
+
+
+def test_other_refusals(tmp_path: Path) -> None:
+    model = tiny.integer_model()
+    with pytest.raises(IntvitError, match="shared library"):
+        write_cuda_module(model, tmp_path / "m.o", "cuda:sm_90")
+    with pytest.raises(IntvitError, match="threads"):
+        intvit.compile(model, "cuda:sm_90", threads=1)
+    from intvit.compilation import write_module
+
+    with pytest.raises(IntvitError, match="not tuned"):
+        write_module(model, tmp_path / "m.so", "cuda:sm_90", tune=1)
