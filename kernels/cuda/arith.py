@@ -65,9 +65,9 @@ def bit_length(x: Expr) -> Expr:
 
 
 def divided(a: Expr, b: Expr, bits: int) -> Expr:
-    """`a / b` for `a >= 0`, `b > 0` and a quotient of at most `bits` bits, restoring (*Hacker's Delight* 9-4).
+    """`min(a / b, 2^bits - 1)` for `a >= 0` and `b > 0`, bit by bit, restoring (*Hacker's Delight* 9-4).
 
-    `b << (bits - 1)` must fit 31 bits.
+    `b << (bits - 1)` must fit 31 bits: with 15 bits `b` may be up to 2^16.
     """
     state = T.alloc_buffer((2,), INT32, scope="local")
     T.buffer_store(state, a, [0])

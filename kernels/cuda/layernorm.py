@@ -161,5 +161,4 @@ def reciprocal_root(v: Expr, q: Expr) -> tuple[Expr, Expr]:
     rest = let(2 * (normal - found * found))
     one, nothing = tirx.const(1, INT32), tirx.const(0, INT32)
     twice = let(2 * found + tirx.Select(rest >= found, one, nothing) + tirx.Select(rest >= 3 * found, one, nothing))
-    inverse = divided(let((1 << 30) + (twice >> 1)), twice, 16)
-    return let(tirx.min(inverse, tirx.const(32767, INT32))), let(q - j)
+    return divided(let((1 << 30) + (twice >> 1)), twice, 15), let(q - j)

@@ -34,6 +34,6 @@ def row_mean(total: Expr) -> Callable[[Expr], Expr]:
     """`o / total` in Q7 for `total >= 128` and `|o| <= 128 total`; one division for all `o` of a row."""
     bits = bit_length(total)
     scaled = let((total << tirx.max(15 - bits, tirx.const(0, INT32))) >> tirx.max(bits - 15, tirx.const(0, INT32)))
-    inverse = let(tirx.min(divided(tirx.const(1 << 29, INT32), scaled, 16), tirx.const(32767, INT32)))
+    inverse = divided(tirx.const(1 << 29, INT32), scaled, 15)
     shift = let(bits - 8)
     return lambda o: rshift(sat16(rshift(o, shift)) * inverse, 15)
