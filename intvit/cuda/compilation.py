@@ -6,10 +6,12 @@ which the module holds too, on all later ones, for which the driver compiles it 
 
 import tempfile
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from intvit.constants import ConstantPool
 from intvit.cuda.legalize import DeviceCall, DeviceLegalizer
+from intvit.cuda.outputs import with_own_outputs
 from intvit.cuda.proof import PTX, prove_no_float_images
 from intvit.cuda.source import cuda_source, named
 from intvit.cuda.tables import Binary, image_file, model_header
@@ -62,6 +64,7 @@ def write_cuda_module(model: IntegerModel, path: Path, target: str) -> None:
 
 def device_program(model: IntegerModel, arch: Arch) -> Program:
     """The kernels of a model on one architecture."""
+    model = replace(model, graph=with_own_outputs(model.graph))
     return assembled(model, lambda module, shapes: DeviceLegalizer(module, shapes, arch))
 
 

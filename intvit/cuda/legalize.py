@@ -20,6 +20,7 @@ from intvit.kernels.cuda import elementwise, movement, product
 from intvit.kernels.cuda import layernorm as layernorm_kernel
 from intvit.kernels.cuda.arch import Arch
 from intvit.kernels.cuda.fragments import CHUNK, padded
+from intvit.kernels.cuda.heads import Heads
 from intvit.kernels.cuda.launch import DeviceKernel
 from intvit.kernels.epilogue import Epilogue, Requantize
 from intvit.nodes import arguments, outputs
@@ -124,7 +125,7 @@ class DeviceLegalizer(Fusion):
         (_, queries, width), (_, keys, _), (_, _, columns) = (self.shapes[node_of(x).name] for x in (q, k, v))
         (pre, mul), operands = self.dyadic(pre_shift, multiplier, columns)
         strides = (self.width(node_of(q)), self.width(node_of(k)), self.width(node_of(v)), self.width(node))
-        sizes = attention_kernel.Heads(heads, queries, keys, width // heads, columns // heads, strides)
+        sizes = Heads(heads, queries, keys, width // heads, columns // heads, strides)
         epilogue = Epilogue((Requantize(int(shift), pre=pre, mul=mul),), "int8")
         kernel = _attention(sizes, int(score_shift), int(bits), epilogue, self.arch)
         scores = (self._per_head(score_pre, heads, "int8"), self._per_head(score_mul, heads, "int16"))
@@ -182,9 +183,7 @@ def _elementwise(n: int, width: int, stride: int, epilogue: Epilogue, dtype: str
 
 
 @cache
-def _attention(
-    sizes: attention_kernel.Heads, score_shift: int, bits: int, epilogue: Epilogue, arch: Arch
-) -> DeviceKernel:
+def _attention(sizes: Heads, score_shift: int, bits: int, epilogue: Epilogue, arch: Arch) -> DeviceKernel:
     return attention_kernel.attention(sizes, score_shift, bits, epilogue, arch)
 
 

@@ -30,6 +30,9 @@ typedef unsigned short ushort;
 """
 FIRST = re.compile(r"^(?:__forceinline__ __device__|extern \"C\" __global__)", re.MULTILINE)
 """Where the kernels and their helpers begin."""
+BOUNDS = re.compile(r"__launch_bounds__\((\d+)\)")
+RESIDENT = 2
+"""Blocks that a multiprocessor is to hold at least: told nothing, ptxas spills registers to make room for more."""
 SOURCE_ONLY = "TVM_COMPILE_FORCE_FALLBACK"
 """Tells TVM to leave the text as it is."""
 
@@ -48,7 +51,7 @@ def cuda_source(kernels: dict[DeviceKernel, str], arch: Arch) -> str:
         text = str(tvm.get_global_func("target.build.cuda")(module, target).inspect_source())
     found = FIRST.search(text)
     assert found is not None, "TVM's CUDA code has another form"
-    return PREAMBLE + text[found.start() :]
+    return PREAMBLE + BOUNDS.sub(rf"__launch_bounds__(\1, {RESIDENT})", text[found.start() :])
 
 
 @contextmanager

@@ -16,7 +16,6 @@ channels a register, and `prmt` sorts these into even and odd channels. So a lan
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import gcd
 
 from tvm import tirx
@@ -27,80 +26,16 @@ from intvit.kernels.cuda import ptx
 from intvit.kernels.cuda.arch import Arch
 from intvit.kernels.cuda.arith import INT32, let, quotient, remainder, wide
 from intvit.kernels.cuda.fragments import CHUNK, COLUMNS, DEPTH, ROWS, left_address, padded, result_row, right_address
+from intvit.kernels.cuda.heads import KEYS, QUERIES, WARPS, Heads, Source
 from intvit.kernels.cuda.launch import ROLLED, WARP, Block, DeviceKernel, clear, device_kernel, local
 from intvit.kernels.cuda.shiftmax import exponential, row_mean
 from intvit.kernels.cuda.store import Finish, epilogue_pointers
 from intvit.kernels.epilogue import Epilogue
 
-WARPS = 4
-QUERIES = WARPS * ROWS
-KEYS = 64
-MOST_CHANNELS = 96
 LEAST = 1 - (1 << 31)
 NEIGHBOURS = 4
 """Channels that a lane ends with side by side."""
 EVEN, ODD = 0x6420, 0x7531
-
-
-@dataclass(frozen=True)
-class Heads:
-    """Sizes of an attention, and the elements between rows of its operands and its result."""
-
-    heads: int
-    queries: int
-    keys: int
-    head_size: int
-    value_size: int
-    strides: tuple[int, int, int, int]  # q, k, v, y
-
-    @property
-    def depth(self) -> int:
-        """Bytes of a query or key in whole fragments."""
-        return padded(self.head_size, DEPTH)
-
-    @property
-    def pitch(self) -> int:
-        """Bytes between queries, or keys, in shared memory: an odd number of chunks, so that no bank is met twice."""
-        return self.depth + CHUNK
-
-    @property
-    def parts(self) -> int:
-        """Blocks among which the channels of a head are divided, so that their sums fit the registers."""
-        return -(-self.value_size // MOST_CHANNELS)
-
-    @property
-    def channels(self) -> int:
-        """Channels of a block, at most."""
-        return self.value_size if self.parts == 1 else padded(-(-self.value_size // self.parts), CHUNK)
-
-    @property
-    def value_chunks(self) -> int:
-        """Chunks of channels of a block."""
-        return -(-self.channels // CHUNK)
-
-    @property
-    def value_pitch(self) -> int:
-        """The same of values."""
-        return (self.value_chunks | 1) * CHUNK
-
-    @property
-    def tile_bytes(self) -> int:
-        """Of a tile of keys with its values."""
-        return KEYS * (self.pitch + self.value_pitch)
-
-    @property
-    def shared(self) -> int:
-        return QUERIES * self.pitch + 2 * self.tile_bytes
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of queries of a head."""
-        return -(-self.queries // QUERIES)
-
-    @property
-    def tiles(self) -> int:
-        """Tiles of keys."""
-        return -(-self.keys // KEYS)
 
 
 def attention(
@@ -136,18 +71,6 @@ def attention(
     )
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Rows `[batch * tokens, stride]` of an operand: of the `size` columns of each head, `count` from `column` on."""
-
-    buffer: Buffer
-    tokens: int
-    stride: int
-    size: int
-    column: Expr
-    count: int
-
-
 class _Task:
     """A block of queries of one head."""
 
@@ -159,9 +82,9 @@ class _Task:
         rest = quotient(rest, sizes.blocks)
         self.head, self.image = let(remainder(rest, sizes.heads)), let(quotient(rest, sizes.heads))
         size, none = sizes.head_size, tirx.const(0, INT32)
-        self.q = _Source(q, sizes.queries, sizes.strides[0], size, none, size)
-        self.k = _Source(k, sizes.keys, sizes.strides[1], size, none, size)
-        self.v = _Source(v, sizes.keys, sizes.strides[2], sizes.value_size, self.channel, sizes.channels)
+        self.q = Source(q, sizes.queries, sizes.strides[0], size, none, size)
+        self.k = Source(k, sizes.keys, sizes.strides[1], size, none, size)
+        self.v = Source(v, sizes.keys, sizes.strides[2], sizes.value_size, self.channel, sizes.channels)
         self.fragments = local(sizes.depth // DEPTH * 4, "uint32")
         for start, rows, pitch, used in (
             (0, QUERIES, sizes.pitch, sizes.head_size),
@@ -184,7 +107,7 @@ class _Task:
                 with T.If(self.block.thread < rows), T.Then():
                     clear(self.block.shared, start + self.block.thread * pitch + column, 1)
 
-    def _fill(self, source: _Source, first: Expr, start: Expr, rows: int, pitch: int) -> None:
+    def _fill(self, source: Source, first: Expr, start: Expr, rows: int, pitch: int) -> None:
         """Copies a tile of an operand, whose first row is token `first`; zeros for tokens that do not exist."""
         piece = gcd(source.size, gcd(source.stride, CHUNK))
         across = source.count // piece
