@@ -8,17 +8,19 @@ EXIF orientation is ignored, as the three libraries ignore it.
 
 import dataclasses
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from intvit.errors import IntvitError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 _FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
-_RESAMPLING = {name: Image.Resampling[name.upper()] for name in _FILTERS}
 Fit = Literal["squash", "cover", "contain"]
 _MODES = {1: "L", 3: "RGB"}
 
@@ -69,17 +71,18 @@ class Preprocessing:
 
     def load(self, path: str | Path) -> npt.NDArray[np.uint8]:
         """Open an image file: uint8 [H, W, C] at the model's size."""
+        pillow = _pillow()
         try:
-            with Image.open(path) as image:
+            with pillow.open(path) as image:
                 rgb = self._convert(image)
         except FileNotFoundError:
             raise IntvitError(f"{path}: no such image; check the path") from None
         except Exception as error:  # decoders raise anything from OSError to struct.error on corrupt bytes
-            reason = "not an image that Pillow can read" if isinstance(error, UnidentifiedImageError) else error
+            reason = "not an image that Pillow can read" if isinstance(error, pillow.UnidentifiedImageError) else error
             raise IntvitError(f"{path}: cannot read this image ({reason}); remove or replace it") from error
         return self._fit(rgb, str(path))
 
-    def transform(self, image: Image.Image, name: str = "image") -> npt.NDArray[np.uint8]:
+    def transform(self, image: "Image.Image", name: str = "image") -> npt.NDArray[np.uint8]:
         """What `load` does, for an image that is already open."""
         return self._fit(self._convert(image), name)
 
@@ -125,17 +128,17 @@ class Preprocessing:
             reason = str(error).replace("Preprocessing.__init__() ", "")
             raise IntvitError(f"preprocessing: {reason}; expected the fields that `to_dict` writes") from None
 
-    def _convert(self, image: Image.Image) -> Image.Image:
+    def _convert(self, image: "Image.Image") -> "Image.Image":
         transparent = "A" in image.getbands() or image.info.get("transparency") is not None
         if self.alpha == "white" and transparent:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+            pillow, image = _pillow(), image.convert("RGBA")
+            image = pillow.alpha_composite(pillow.new("RGBA", image.size, (255, 255, 255, 255)), image)
         return image.convert(_MODES[self.channels])
 
-    def _fit(self, image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
+    def _fit(self, image: "Image.Image", name: str) -> npt.NDArray[np.uint8]:
         """Resize, crop, and check that the model's size came out."""
         height, width = self._resized(image.height, image.width)
-        image = image.resize((width, height), _RESAMPLING[self.interpolation])
+        image = image.resize((width, height), _pillow().Resampling[self.interpolation.upper()])
         pixels = np.asarray(image, np.uint8).reshape(height, width, self.channels)
         if self.crop != "none":
             pixels = self._cropped(pixels)
@@ -183,3 +186,11 @@ class Preprocessing:
 
 def _tupled(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _pillow() -> Any:
+    """`PIL.Image`, imported with the first image file: arrays need no Pillow."""
+    try:
+        return import_module("PIL.Image")
+    except ImportError as error:
+        raise IntvitError("image files need Pillow: pip install pillow, or give arrays") from error

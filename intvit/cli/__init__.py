@@ -17,6 +17,7 @@ from intvit.cli.demo import demo_command
 from intvit.cli.errors import Commands
 from intvit.cli.eval import eval_command
 from intvit.cli.inspect import inspect_command
+from intvit.cli.pack import pack_command
 from intvit.cli.passes import passes_command
 from intvit.cli.quantize import quantize_command
 from intvit.cli.run import run_command
@@ -35,6 +36,7 @@ for name, command in (
     ("compile", compile_command),
     ("run", run_command),
     ("eval", eval_command),
+    ("pack", pack_command),
     ("verify", verify_command),
     ("inspect", inspect_command),
     ("bench", bench_command),

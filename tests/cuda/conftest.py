@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from hand_made import Stub
 
 
-def _register() -> None:
-    """Makes `hand_made.py` importable: this folder is not on the path."""
-    spec = importlib.util.spec_from_file_location("hand_made", Path(__file__).with_name("hand_made.py"))
+def _register(name: str) -> None:
+    """Makes a file importable: this folder is not on the path."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
-    sys.modules["hand_made"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["hand_made"])
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
 
 
-_register()
+_register("hand_made")
+_register("vits")
 
 
 @pytest.fixture(scope="session")

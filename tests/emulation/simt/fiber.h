@@ -84,13 +84,20 @@ class Stacks {
    public:
     void reserve(int wanted) {
         if (wanted <= count) return;
-        if (memory) munmap(memory, count * BYTES);
+        release();
         count = wanted;
         void *got =
             mmap(nullptr, count * BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (got == MAP_FAILED) abort();
         memory = static_cast<uint8_t *>(got);
         for (int i = 0; i < count; i++) mprotect(memory + i * BYTES, PAGE, PROT_NONE);
+    }
+
+    // A process may have 65530 mappings: libraries that wait for their next launch must not hold 256 each.
+    void release() {
+        if (memory) munmap(memory, count * BYTES);
+        memory = nullptr;
+        count = 0;
     }
 
     // Whether `address` lies in the page below a stack.

@@ -285,7 +285,10 @@ EXPORT int simt_launch(const char *wanted, uint32_t grid, uint32_t block, uint32
 
     Guarded memory(bytes, 0, ALIGNMENT, SHARED_BORDER);
     auto signals = std::make_unique<Signals>();
-    stacks.reserve(int(block));
+    struct Reserved {
+        explicit Reserved(uint32_t count) { stacks.reserve(int(count)); }
+        ~Reserved() { stacks.release(); }
+    } reserved(block);
     simt::parameters = parameters;
     host_thread = pthread_self();
     machine.random = (seed + 1) * 0x9E3779B97F4A7C15u | 1;
