@@ -30,9 +30,8 @@ typedef unsigned short ushort;
 """
 FIRST = re.compile(r"^(?:__forceinline__ __device__|extern \"C\" __global__)", re.MULTILINE)
 """Where the kernels and their helpers begin."""
-BOUNDS = re.compile(r"__launch_bounds__\((\d+)\)")
-RESIDENT = 2
-"""Blocks that a multiprocessor is to hold at least: told nothing, ptxas spills registers to make room for more."""
+BOUNDS = re.compile(r"__launch_bounds__\((\d+)\) (\w+)")
+"""The threads of a kernel, and its name."""
 SOURCE_ONLY = "TVM_COMPILE_FORCE_FALLBACK"
 """Tells TVM to leave the text as it is."""
 
@@ -51,7 +50,10 @@ def cuda_source(kernels: dict[DeviceKernel, str], arch: Arch) -> str:
         text = str(tvm.get_global_func("target.build.cuda")(module, target).inspect_source())
     found = FIRST.search(text)
     assert found is not None, "TVM's CUDA code has another form"
-    return PREAMBLE + BOUNDS.sub(rf"__launch_bounds__(\1, {RESIDENT})", text[found.start() :])
+    resident = {name: kernel.resident for kernel, name in kernels.items()}
+    return PREAMBLE + BOUNDS.sub(
+        lambda found: f"__launch_bounds__({found[1]}, {resident[found[2]]}) {found[2]}", text[found.start() :]
+    )
 
 
 @contextmanager

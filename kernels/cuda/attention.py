@@ -68,6 +68,7 @@ def attention(
         threads=WARPS * WARP,
         times=sizes.heads * sizes.blocks * sizes.parts,
         shared=sizes.shared,
+        resident=sizes.resident,
     )
 
 

@@ -67,6 +67,11 @@ class Heads:
         return QUERIES * self.pitch + 2 * self.tile_bytes
 
     @property
+    def resident(self) -> int:
+        """Blocks whose registers fit a multiprocessor, on every architecture."""
+        return 3 if max(self.depth, self.channels) <= 64 else 2
+
+    @property
     def blocks(self) -> int:
         """Blocks of queries of a head."""
         return -(-self.queries // QUERIES)

@@ -28,13 +28,18 @@ DEVICE_KERNEL = 2
 
 @dataclass(frozen=True, eq=False)
 class DeviceKernel:
-    """A kernel with its launch: `blocks(rows) = ceil(rows / per) * times`; `shared` bytes besides what it declares."""
+    """A kernel with its launch: `blocks(rows) = ceil(rows / per) * times`; `shared` bytes besides what it declares.
+
+    A multiprocessor is to have registers for at least `resident` blocks: told nothing, ptxas keeps registers in memory
+    to make room for more.
+    """
 
     function: tirx.PrimFunc
     threads: int
     per: int
     times: int
     shared: int
+    resident: int
 
     @property
     def name(self) -> str:
@@ -68,6 +73,7 @@ def device_kernel(
     per: int = 1,
     times: int = 1,
     shared: int = 0,
+    resident: int = 2,
 ) -> DeviceKernel:
     """The kernel `name` over `pointers` (name and type); `body(block, *buffers)` writes statements with the builder."""
     with IRBuilder() as builder, T.prim_func(s_tir=True):
@@ -83,7 +89,7 @@ def device_kernel(
         ):
             memory = T.alloc_buffer((max(shared, 16),), "uint8", scope="shared.dyn")
             body(Block(index, thread, rows, memory), *buffers)
-    return DeviceKernel(builder.get(), threads, per, times, max(shared, 16))
+    return DeviceKernel(builder.get(), threads, per, times, max(shared, 16), resident)
 
 
 def flat(pointer: Expr, dtype: str, scope: str = "global") -> Buffer:

@@ -13,7 +13,7 @@ from intvit.kernels.cuda.arch import ARCHS
 from intvit.kernels.cuda.launch import DeviceKernel
 from intvit.kernels.cuda.layernorm import layernorm
 
-KERNEL = re.compile(r'extern "C" __global__ void __launch_bounds__\((\d+), 2\) (\w+)\(([^)]*)\)')
+KERNEL = re.compile(r'extern "C" __global__ void __launch_bounds__\((\d+), [23]\) (\w+)\(([^)]*)\)')
 ARCH = ARCHS["sm_90"]
 
 
