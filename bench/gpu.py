@@ -2,7 +2,7 @@
 
     python gpu.py packs/deit_small --batches 8 --out small.json
     python gpu.py packs/deit_tiny --batches --check deit_tiny-images-0.npz --out checks.json
-    python gpu.py packs/* --quick --out quick.json
+    python gpu.py packs/*/ --quick --out quick.json
 
 A pack is a folder that `intvit pack` wrote (`gpu_packs.py` makes those of this benchmark), for a model whose sizes are
 in `SIZES`: torch runs one of the same sizes with random weights. The JSON is written whenever a batch size is done, and
@@ -144,11 +144,14 @@ def measure(options: argparse.Namespace) -> None:
 
     def pack_figures(path: Path) -> None:
         model = intvit.load(path / "model.so")
-        attempt(f"{path}: checks", lambda: found["checks"].extend(checked(model, options.check, options.check_batches)))
-        for batch in options.batches:
-            sized = partial(size_figures, model, batch, options, deadline)
-            attempt(f"{path}: batch {batch}", lambda sized=sized: found["sizes"].append(sized()))  # type: ignore[misc]
-        model.close()
+        check = partial(checked, model, options.check, options.check_batches)
+        try:
+            attempt(f"{path}: checks", lambda: found["checks"].extend(check()))
+            for batch in options.batches:
+                sized = partial(size_figures, model, batch, options, deadline)
+                attempt(f"{path}: batch {batch}", lambda sized=sized: found["sizes"].append(sized()))  # type: ignore[misc]
+        finally:
+            model.close()
 
     if options.batches:
         attempt("roofs", lambda: found["roofs"].update(roofs(gpu_timer)))

@@ -1,7 +1,8 @@
 """Packs for `gpu.py`, and images with the reference's logits to check them by. Needs no GPU, but a CUDA compiler.
 
-    python bench/gpu_packs.py /tmp/packs --weights deit_tiny.safetensors --data images/ --skip 100
-    tar -C /tmp/packs -c . | xz -9 -T2 > packs.tar.xz
+    python bench/gpu_packs.py packs --weights deit_tiny.safetensors --data images/ --skip 100
+    tar -C packs -cf - deit_tiny deit_small deit_base deit_{tiny,small,base}-random.npz | xz -9 -T2 > packs.tar.xz
+    tar -C packs -cf - vit_large vit_large-random.npz | xz -9 -T2 > large.tar.xz   # 50 MB
 
 DIR/deit_tiny and so on are packs, DIR/deit_tiny-random.npz holds nine random images of each, and with `--data`
 DIR/deit_tiny-images-0.npz ... hold the images of a folder, in pieces that a limited transfer takes. Weights are random
@@ -25,7 +26,7 @@ from intvit.cuda.compilation import write_cuda_module
 from intvit.images import image_files
 from intvit.integer_model import IntegerModel
 from intvit.models import ResolvedModel, resolve
-from intvit.packing import pack
+from intvit.packing import check_new_folder, pack
 
 MODELS = {
     "deit_tiny": "deit_tiny_patch16_224",
@@ -54,6 +55,11 @@ def main() -> None:
     parser.add_argument("--calib", type=int, default=16, help="random images that calibrate the others")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for name in options.models:
+            check_new_folder(options.folder / name)
+    except intvit.IntvitError as error:
+        parser.error(str(error))
     for name in options.models:
         make(name, options)
 

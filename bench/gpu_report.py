@@ -3,7 +3,7 @@
     python bench/gpu_report.py small.json base.json sanitizer.json --out bench/results
 
 writes gpu.json (all of it), gpu.md, and gpu-MODEL.png and .svg. The files must be of one kind of GPU; ratios and shares
-of the roofs, are within a file.
+of the roofs are within a file.
 """
 
 import argparse

@@ -4,6 +4,8 @@
 
 Each tool runs the pack's `run.py` on a batch of 8 and one of 1, which take different tiles. A verdict is clean where
 the tool found nothing and the outputs are those of a run without it. racecheck slows a run down a hundredfold.
+initcheck also reports padding that is read and never written, where columns are not a multiple of 16 (not in DeiT,
+ViT-L).
 """
 
 import argparse

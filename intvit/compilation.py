@@ -50,7 +50,9 @@ def compile_model(
     try:
         path = Path(folder.name) / "model.so"
         write_module(model, path, target, tune, cache)
-        return CudaModel(path, folder=folder) if on_gpu else CompiledModel(path, threads, folder)
+        if on_gpu:  # one that was named need not be here: the model goes onto a device when it first runs
+            return CudaModel(path, None if ":" in target else 0, folder)
+        return CompiledModel(path, threads, folder)
     except BaseException:
         folder.cleanup()
         raise

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from intvit.runtime import CompiledModel
 
 
-def load(path: str | Path, threads: int | None = None) -> "IntegerModel | CompiledModel | CudaModel":
+def load(path: str | Path, threads: int | None = None, device: int = 0) -> "IntegerModel | CompiledModel | CudaModel":
     """The model in `path`: a compiled module (`.so`, which needs no torch) or an integer model (`.intvit`).
 
-    A module for GPUs is put on the first one (`CudaModel.load` takes another). `threads` is for a module for CPUs: how
-    many it uses, by default all cores this process may run on. Raises `IntvitError` for any other file.
+    A module for GPUs is put on `device`. `threads` is for a module for CPUs: how many it uses, by default all cores
+    this process may run on. Raises `IntvitError` for any other file.
     """
     suffix = Path(path).suffix
     if suffix == ".so" and (cuda := import_module("intvit.cuda.runtime")).is_cuda_module(Path(path)):
         if threads is not None:
             raise IntvitError(f"{path}: compiled for GPUs, where threads are not chosen: leave them out")
-        return cuda.CudaModel.load(path)  # type: ignore[no-any-return]
+        return cuda.CudaModel.load(path, device)  # type: ignore[no-any-return]
     if suffix == ".so":
         return import_module("intvit.runtime").CompiledModel.load(path, threads)  # type: ignore[no-any-return]
     if suffix == ".intvit":

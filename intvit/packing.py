@@ -7,6 +7,7 @@
 | `intvit/` | the part of this package that running needs |
 | `tvm/`, `tvm_ffi/`, `typing_extensions.py` | for CPUs: TVM's runtime library and its interface to Python |
 | `licenses/` | for CPUs: theirs |
+| `intvit_cuda.h` | for GPUs: the module's interface for C and C++ |
 | `README.md`, `pack.json` | what it is, and what it needs |
 
 A module for GPUs needs NVIDIA's driver, Python and numpy beside the folder, one for CPUs Python of the release that
@@ -33,7 +34,7 @@ from intvit.errors import IntvitError
 from intvit.seal import check_seal
 from intvit.verify.machine.elf import foreign_processor
 
-MODEL = "model.so"
+MODEL, CUDA_HEADER = "model.so", "intvit_cuda.h"
 PACKAGE = Path(__file__).parent
 RUNTIME = (
     *("__init__.py", "_version.py", "errors.py", "files.py", "input_grid.py", "loading.py", "metadata.py", "model.py"),
@@ -77,6 +78,8 @@ def pack(module: Path, folder: Path) -> Pack:
     with _new_folder(folder) as temporary:
         shutil.copyfile(module, temporary / MODEL)
         shutil.copyfile(PACKAGE / "embed" / "run.py", temporary / "run.py")
+        if for_gpu:
+            shutil.copyfile(PACKAGE / "embed" / CUDA_HEADER, temporary / CUDA_HEADER)
         for file in RUNTIME if for_gpu else (*RUNTIME, *CPU_RUNTIME):
             (temporary / "intvit" / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(PACKAGE / file, temporary / "intvit" / file)
@@ -86,7 +89,8 @@ def pack(module: Path, folder: Path) -> Pack:
         (temporary / "README.md").write_text(
             f"{name}, compiled by intvit {__version__} for {described['target']}. It needs {needs}.\n"
             "`python run.py IMAGE...` prints the five likeliest classes of image files, or of images in .npy files.\n"
-            f'From Python, with this folder on `sys.path`: `intvit.load("{MODEL}")(images)`.\n'
+            f'From Python, with this folder on `sys.path`: `intvit.load("{MODEL}")(images)`.'
+            + (f" From C or C++: `{CUDA_HEADER}`.\n" if for_gpu else "\n")
         )
         sizes = [file.stat().st_size for file in temporary.rglob("*") if file.is_file()]
     return Pack(**facts, files=len(sizes), bytes=sum(sizes))

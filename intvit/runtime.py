@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from intvit.errors import IntvitError
 from intvit.ffi import tvm_ffi
-from intvit.files import write_atomically
+from intvit.files import own_name, write_atomically
 from intvit.metadata import Metadata
 from intvit.model import Array, Model, Step, require_images
 from intvit.seal import check_seal
@@ -48,8 +48,7 @@ class CompiledModel(Model):
         load_runtime()
         self.path = library
         self._folder = folder
-        self._module = _opened(library)
-        self._library = ctypes.CDLL(str(library.resolve()))
+        self._module, self._library = _opened(library)
         _require_ready(self._library, library)
         self._main = self._module["main"]
         described = json.loads(_text(self._library.intvit_metadata))
@@ -131,7 +130,7 @@ def _require_ready(library: ctypes.CDLL, path: Path) -> None:
         )
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path) -> tuple[Any, ctypes.CDLL]:
     if not path.is_file():
         raise IntvitError(f"{path}: no such file")
     check_seal(path)
@@ -139,9 +138,10 @@ def _opened(path: Path) -> Any:
     if processor is not None:
         raise IntvitError(f"{path}: compiled for {processor}, which this machine is not: compile with --target auto")
     try:
-        module = tvm_ffi.load_module(str(path.resolve()))
-        if module.implements_function("steps"):
-            return module
+        with own_name(path) as name:
+            module = tvm_ffi.load_module(str(name))
+            if module.implements_function("steps"):
+                return module, ctypes.CDLL(str(name))
     except (RuntimeError, OSError, ValueError, AttributeError) as error:
         raise IntvitError(f"{path}: damaged or not a compiled model ({str(error).splitlines()[0]})") from error
     raise IntvitError(f"{path}: a shared library, but not a compiled model: make one with `intvit compile`")

@@ -19,7 +19,7 @@ import intvit
 from intvit.cuda import compilation
 from intvit.cuda.tables import Binary
 from intvit.errors import IntvitError
-from intvit.packing import CPU_RUNTIME, MODEL, RUNTIME, pack
+from intvit.packing import CPU_RUNTIME, CUDA_HEADER, MODEL, PACKAGE, RUNTIME, pack
 
 pytest.importorskip("tvm")
 LOADED = """
@@ -100,16 +100,30 @@ def test_what_it_says_when_it_cannot_run(moved: Path, numpy_alone: Path, tmp_pat
     """One line and exit code 2: no numpy, no Pillow, no image, an array of another shape."""
     Image.new("RGB", (40, 40)).save(tmp_path / "cat.png")
     np.save(tmp_path / "odd.npy", np.zeros((1, 8, 8, 3), np.uint8))
+    np.save(tmp_path / "none of them.npy", np.zeros((0, 32, 32, 3), np.uint8))
+    (tmp_path / "nothing.npy").touch()
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     for site, name, words in (
         (None, "cat.png", ["No module named 'numpy'", f"Python {here}", "here is Python"]),
         (numpy_alone, "cat.png", ["stores no preprocessing", "give arrays (.npy)"]),
         (numpy_alone, "none.npy", ["none.npy", "No such file"]),
         (numpy_alone, "odd.npy", ["uint8 images must be [batch, 32, 32, 3]"]),
+        (numpy_alone, "none of them.npy", ["none of them.npy: holds no images"]),
+        (numpy_alone, "nothing.npy", ["No data left in file"]),
     ):
         done = run(moved, site, tmp_path / name)
         assert done.returncode == 2 and done.stderr.startswith("error: "), done
         assert len(done.stderr.splitlines()) == 1 and all(word in done.stderr for word in words), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("out", "reason"), [("y.txt", "y.txt: the name must end in .npy"), ("no/y.npy", "no does not exist")]
+)
+def test_where_outputs_go_is_looked_at_first(moved: Path, tmp_path: Path, out: str, reason: str) -> None:
+    """Without numpy, so that nothing can be loaded yet."""
+    done = run(moved, None, tmp_path / "x.npy", "--out", tmp_path / out)
+    assert done.returncode == 2 and done.stderr.startswith("error: --out ") and done.stderr.endswith(f"{reason}\n")
+    assert not (tmp_path / out).exists()
 
 
 def test_pillow_is_for_image_files_alone(numpy_alone: Path, moved: Path) -> None:
@@ -137,7 +151,8 @@ def test_the_list_of_files_is_what_running_imports(cpu_module: Path, cuda_module
 def test_a_pack_for_gpus_holds_no_tvm(cuda_module: Path, tmp_path: Path) -> None:
     packed = pack(cuda_module, tmp_path / "p")
     files = {file.relative_to(tmp_path / "p").as_posix() for file in (tmp_path / "p").rglob("*") if file.is_file()}
-    assert files == {MODEL, "run.py", "README.md", "pack.json", *(f"intvit/{name}" for name in RUNTIME)}
+    assert files == {MODEL, CUDA_HEADER, "run.py", "README.md", "pack.json", *(f"intvit/{name}" for name in RUNTIME)}
+    assert (tmp_path / "p" / CUDA_HEADER).read_bytes() == (PACKAGE / "embed" / CUDA_HEADER).read_bytes()
     assert (tmp_path / "p" / MODEL).read_bytes() == cuda_module.read_bytes()
     facts = json.loads((tmp_path / "p" / "pack.json").read_text())
     assert (facts["name"], facts["target"], facts["digest"]) == ("tiny", "cuda:sm_90", tiny.integer_model().digest)
@@ -145,7 +160,7 @@ def test_a_pack_for_gpus_holds_no_tvm(cuda_module: Path, tmp_path: Path) -> None
     assert packed.files == len(files)
     assert packed.bytes == sum((tmp_path / "p" / name).stat().st_size for name in files)
     readme = (tmp_path / "p" / "README.md").read_text()
-    assert len(readme.splitlines()) == 3 and "cuda:sm_90" in readme
+    assert len(readme.splitlines()) == 3 and "cuda:sm_90" in readme and CUDA_HEADER in readme
 
 
 def test_a_pack_for_gpus_runs_on_the_emulated_one(numpy_alone: Path, tmp_path: Path) -> None:

@@ -168,3 +168,15 @@ def test_foreign_files(tmp_path: Path, content: bytes) -> None:
         intvit.load(tmp_path / "m.so")
     with pytest.raises(IntvitError, match=r"none\.so: no such file"):
         intvit.load(tmp_path / "none.so")
+
+
+def test_a_file_that_was_replaced_is_read_anew(path: Path, tmp_path: Path) -> None:
+    """While the module that it held before goes on."""
+    target = tmp_path / "m.so"
+    target.write_bytes(path.read_bytes())
+    before = intvit.load(target)
+    other = tiny.integer_model("paper")
+    intvit.compile(other).save(target)
+    pixels = tiny.pixels(2)
+    np.testing.assert_array_equal(intvit.load(target)(pixels, raw=True), other(pixels, raw=True))
+    np.testing.assert_array_equal(before(pixels, raw=True), expected(pixels))

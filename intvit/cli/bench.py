@@ -13,12 +13,12 @@ from intvit.cli.report import Report, Stages, stages
 from intvit.cuda.runtime import CudaModel
 from intvit.errors import IntvitError
 from intvit.loading import load
-from intvit.runtime import CompiledModel
 
 if TYPE_CHECKING:
     from intvit.bench.kernels import Kernel
     from intvit.bench.timing import Call, Times
     from intvit.metadata import Metadata
+    from intvit.runtime import CompiledModel
 
 LIBRARIES = ("timm:", "torchvision:", "hf:")
 OURS = "intvit"
@@ -67,7 +67,7 @@ def bench_command(
         images = pixels if grid.takes_pixels else grid.normalized(pixels)
         calls: dict[str, Call] = {OURS: lambda: compiled(images)}
         source = None
-        if chosen and isinstance(compiled, CompiledModel):
+        if chosen and not isinstance(compiled, CudaModel):
             source = float_model_of(compiled.metadata, name, weights)
             calls |= peer_calls(chosen, source, compiled, pixels, progress)
         progress("measure", 0, rounds)
@@ -96,8 +96,10 @@ def bench_command(
     )
 
 
-def open_module(path: Path, threads: int | None) -> CompiledModel | CudaModel:
+def open_module(path: Path, threads: int | None) -> "CompiledModel | CudaModel":
     """The module, on a GPU or so many cores."""
+    from intvit.runtime import CompiledModel
+
     loaded = load(path, threads)
     assert isinstance(loaded, CompiledModel | CudaModel)
     return loaded
@@ -124,7 +126,7 @@ def float_model_of(metadata: "Metadata", name: str | None, weights: str | None) 
 def peer_calls(
     names: list[str],
     source: tuple[str, str | None],
-    compiled: CompiledModel,
+    compiled: "CompiledModel",
     pixels: NDArray[np.uint8],
     progress: Stages,
 ) -> "dict[str, Call]":

@@ -4,6 +4,7 @@ Nothing here needs a GPU or a driver. Machine code runs on GPUs of its architect
 which the module holds too, on all later ones, for which the driver compiles it when the module is first loaded.
 """
 
+import platform
 import tempfile
 from collections.abc import Collection
 from dataclasses import replace
@@ -25,7 +26,7 @@ from intvit.kernels.cuda.launch import DeviceKernel
 from intvit.linking import link, require_compiler, require_space
 from intvit.program import Program, assembled
 from intvit.seal import seal
-from intvit.targets import X86_64
+from intvit.verify.machine.disassembler import find_disassemblers
 from intvit.verify.no_float import prove_no_float
 from intvit.verify.overflow import prove_no_overflow
 
@@ -45,7 +46,7 @@ def write_cuda_module(model: IntegerModel, path: Path, target: str) -> None:
     arch = resolve_gpu(target)
     prove_no_float(model.graph)
     prove_no_overflow(model.graph)
-    compiler = require_compiler(X86_64)
+    compiler = require_compiler(f"{platform.machine()}-linux-gnu")
     require_space(path.parent, sum(buffer.nbytes for buffer in model.graph.module.buffers()))
     program = device_program(model, arch)
     kernels = named([kernel for step in program.steps for kernel in kernels_of(step.kernel)])
@@ -75,8 +76,8 @@ def kernels_of(call: object) -> tuple[DeviceKernel, ...]:
 
 
 def compiled(source: str, arch: Arch, kernels: Collection[str]) -> list[Binary]:
-    """Machine code and PTX of a source, proved to hold no floats."""
+    """Machine code and PTX of a source, proved to hold no floats; machine code where a disassembler is found."""
     image = compile_image(source, arch.name)
     content = {arch.name: image.cubin, PTX: image.ptx.encode()}
-    prove_no_float_images(content, kernels)
+    prove_no_float_images(content, kernels, code=bool(find_disassemblers()))
     return [Binary(name, arch.number, name == PTX, code) for name, code in content.items()]

@@ -126,6 +126,10 @@ class DeviceLegalizer(Fusion):
         (pre, mul), operands = self.dyadic(pre_shift, multiplier, columns)
         strides = (self.width(node_of(q)), self.width(node_of(k)), self.width(node_of(v)), self.width(node))
         sizes = Heads(heads, queries, keys, width // heads, columns // heads, strides)
+        if sizes.shared > self.arch.shared:
+            raise UnsupportedOp(
+                f"heads of {sizes.head_size} channels are too large for {self.arch.name}'s shared memory"
+            )
         epilogue = Epilogue((Requantize(int(shift), pre=pre, mul=mul),), "int8")
         kernel = _attention(sizes, int(score_shift), int(bits), epilogue, self.arch)
         scores = (self._per_head(score_pre, heads, "int8"), self._per_head(score_mul, heads, "int16"))

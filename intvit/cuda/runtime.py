@@ -9,16 +9,18 @@ import itertools
 import json
 import mmap
 import tempfile
+import weakref
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from intvit.cuda.tensors import is_on_gpu, outputs_for, pixels_of, scaled, stream_of
 from intvit.errors import IntvitError
-from intvit.files import write_atomically
+from intvit.files import own_name, write_atomically
 from intvit.metadata import Metadata
 from intvit.model import Array, Model, Step, require_images
 from intvit.seal import check_seal
@@ -44,6 +46,8 @@ class CudaModel(Model):
 
         With `None` it is put there when it first runs, on the first one: to read of a module where there is no GPU.
         """
+        if not isinstance(device, int | None):
+            raise IntvitError(f"a device is CUDA's number of it, such as 0, not {device!r}")
         self.path = library
         self.device = device or 0
         self._folder = folder
@@ -54,6 +58,8 @@ class CudaModel(Model):
         self.target: str = described["target"]
         self._dtypes: list[str] = described["outputs"]
         self._steps: list[tuple[str, str, int]] = described["steps"]
+        _users[self._library._handle] += 1
+        weakref.finalize(self, _leave, self._library).atexit = False
         if device is not None:
             self._require(self._library.intvit_cuda_open(device), f"{library}: ")
 
@@ -125,6 +131,9 @@ class CudaModel(Model):
         names = map(self._library.intvit_cuda_kernel, itertools.count())
         return [name.decode() for name in itertools.takewhile(bool, names)]
 
+    def __reduce__(self) -> NoReturn:
+        raise IntvitError("a model on a GPU cannot be copied or pickled: save it, and load the file in each process")
+
     def close(self) -> None:
         """Frees the memory that the file's model has on GPUs, when its runs are done. The next run takes it again."""
         for device in range(DEVICES):
@@ -134,6 +143,18 @@ class CudaModel(Model):
         """Raises `IntvitError` with the library's reason where it failed."""
         if status:
             raise IntvitError(prefix + self._library.intvit_cuda_error().decode(errors="replace"))
+
+
+_users: Counter[int] = Counter()
+"""Objects that run a library, by its handle."""
+
+
+def _leave(library: ctypes.CDLL) -> None:
+    """The last object that ran a library takes it off the devices."""
+    _users[library._handle] -= 1
+    if not _users[library._handle]:
+        for device in range(DEVICES):
+            library.intvit_cuda_close(device)
 
 
 def is_cuda_module(path: Path) -> bool:
@@ -163,7 +184,8 @@ def _opened(path: Path) -> ctypes.CDLL:
     if not is_cuda_module(path):
         raise IntvitError(f"{path}: not a model for GPUs: make one with `intvit compile --target cuda`")
     try:
-        library = ctypes.CDLL(str(path.resolve()))
+        with own_name(path) as name:
+            library = ctypes.CDLL(str(name))
     except OSError as error:
         raise IntvitError(f"{path}: damaged or not a compiled model ({str(error).splitlines()[0]})") from error
     return _declared(library)
@@ -175,6 +197,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     for text in (library.intvit_metadata, library.intvit_cuda_error, library.intvit_cuda_kernel):
         text.restype = ctypes.c_char_p
     library.intvit_cuda_image.restype = pointer
+    for number in (library.intvit_cuda_open, library.intvit_cuda_close, library.intvit_cuda_kernel):
+        number.argtypes = [device]
     library.intvit_cuda_run.argtypes = [device, pointer, size, pointers, pointer]
     library.intvit_cuda_run_host.argtypes = [device, pointer, size, pointers]
     library.intvit_cuda_profile.argtypes = [device, size, ctypes.c_int32, ctypes.POINTER(ctypes.c_float)]

@@ -2,12 +2,14 @@
 
 import ctypes
 import difflib
+import re
 
 from intvit.errors import IntvitError
 from intvit.kernels.cuda.arch import ARCHS, Arch
 
 PREFIX = "cuda"
 LISTED = ", ".join(f"{PREFIX}:{name}" for name in ARCHS)
+LEAST = min(arch.number for arch in ARCHS.values())
 MAJOR, MINOR = 75, 76
 """`CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR` of the driver's interface."""
 
@@ -23,10 +25,17 @@ def resolve_gpu(target: str) -> Arch:
     if not colon:
         return _fitting(*_local())
     if name not in ARCHS:
-        close = difflib.get_close_matches(name, ARCHS, 1)
-        hint = f"; did you mean {PREFIX}:{close[0]}?" if close else ""
-        raise IntvitError(f"unknown target {target!r}: choose {PREFIX}, {LISTED}{hint}")
+        raise IntvitError(f"unknown target {target!r}: choose {PREFIX}, {LISTED}{_hint(name)}")
     return ARCHS[name]
+
+
+def _hint(name: str) -> str:
+    """What fits a GPU whose architecture is none of ours, or what a name may have meant."""
+    number = re.fullmatch(r"(?:sm_)?(\d+)", name)
+    close = difflib.get_close_matches(name, ARCHS, 1)
+    if number and int(number[1]) >= LEAST:
+        close = [_fitting(*divmod(int(number[1]), 10)).name]
+    return f"; did you mean {PREFIX}:{close[0]}?" if close else ""
 
 
 def _fitting(major: int, minor: int) -> Arch:

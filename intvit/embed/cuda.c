@@ -146,20 +146,24 @@ static int32_t require_size(int64_t size) {
                 (long long)size);
 }
 
+/* Images may lie anywhere: they are read byte by byte. */
 static int32_t require_aligned(const struct batch *batch) {
-    CUdeviceptr bits = batch->images;
+    CUdeviceptr bits = 0;
     for (int i = 0; i < INTVIT_OUTPUTS; ++i) bits |= batch->outputs[i];
     if (bits % ALIGNMENT == 0) return INTVIT_CUDA_DONE;
-    return fail(INTVIT_CUDA_NOT_ALIGNED, "images and outputs must be aligned to %d bytes", ALIGNMENT);
+    return fail(INTVIT_CUDA_NOT_ALIGNED, "outputs must be aligned to %d bytes", ALIGNMENT);
 }
 
 static int32_t run_on(struct device *d, const struct batch *batch, CUstream stream) {
     int capturing = 0;
-    TRY(StreamIsCapturing, stream, &capturing);
-    if (capturing) {
+    CUresult result = cu.StreamIsCapturing(stream, &capturing);
+    int other = result == CUDA_ERROR_STREAM_CAPTURE_IMPLICIT; /* of one that the default stream would wait for */
+    if (capturing || other) {
         return fail(INTVIT_CUDA_CAPTURING,
-                    "the stream is being captured, but the model is a CUDA graph already: run it outside of that");
+                    "%s stream is being captured, but the model is a CUDA graph already: run it outside of that",
+                    other ? "another" : "the");
     }
+    if (result) return failed(result, "cuStreamIsCapturing");
     struct plan *plan;
     int32_t status = plan_for(d, batch, &plan);
     return status ? status : run_plan(plan, stream);

@@ -14,14 +14,15 @@
 
 /* In glibc 2.34 these moved to libc. Under their old version they are found before and after. */
 #if defined(__GLIBC__) && defined(__x86_64__)
-__asm__(".symver dlopen,dlopen@GLIBC_2.2.5\n.symver dlsym,dlsym@GLIBC_2.2.5\n.symver dlclose,dlclose@GLIBC_2.2.5");
+__asm__(".symver dlopen,dlopen@GLIBC_2.2.5\n.symver dlsym,dlsym@GLIBC_2.2.5\n.symver dlclose,dlclose@GLIBC_2.2.5\n"
+        ".symver dlerror,dlerror@GLIBC_2.2.5");
 #endif
 
 #ifndef INTVIT_DRIVER /* model.h may name another library */
 #define INTVIT_DRIVER "libcuda.so.1"
 #endif
 
-enum { DEVICES = 16, PLANS = 16, ALIGNMENT = 16, STAGED = 256, PLAIN_SHARED = 48 << 10 };
+enum { DEVICES = 16, PLANS = 16, ALIGNMENT = 16, STAGED = 256, PLAIN_SHARED = 48 << 10, LEAST = 75 };
 
 struct batch {
     int64_t size;
@@ -110,7 +111,11 @@ static int32_t load_driver(void) {
         void *function;
     } table[] = {CUDA_FUNCTIONS(CUDA_ENTRY)};
     void *library = dlopen(INTVIT_DRIVER, RTLD_NOW | RTLD_LOCAL);
-    if (!library) return fail(INTVIT_CUDA_NO_DRIVER, "no NVIDIA driver: %s is missing", INTVIT_DRIVER);
+    if (!library) {
+        const char *reason = dlerror();
+        return fail(INTVIT_CUDA_NO_DRIVER, "no NVIDIA driver: %s cannot be loaded (%s)", INTVIT_DRIVER,
+                    reason ? reason : "no reason given");
+    }
     for (unsigned i = 0; i < COUNT(table); ++i) {
         void *found = dlsym(library, table[i].symbol);
         if (!found) {
@@ -164,8 +169,9 @@ static int32_t allocate(struct device *d, size_t bytes, const char *what, CUdevi
         result = cu.MemAlloc(memory, bytes ? bytes : 1);
     }
     if (result != CUDA_ERROR_OUT_OF_MEMORY) return result ? failed(result, "cuMemAlloc") : INTVIT_CUDA_DONE;
-    return fail(INTVIT_CUDA_OUT_OF_MEMORY, "GPU %d (%s) is out of memory: %s needs %.1f MB more",
-                (int)(d - devices), d->name, what, (double)bytes / 1e6);
+    return fail(INTVIT_CUDA_OUT_OF_MEMORY,
+                "GPU %d (%s) is out of memory: %s needs %.1f MB more; torch keeps memory of its own, which "
+                "torch.cuda.empty_cache() gives back", (int)(d - devices), d->name, what, (double)bytes / 1e6);
 }
 
 /* Putting the model on a device */
@@ -194,8 +200,10 @@ static int32_t no_image(const struct device *d) {
         size_t length = strlen(names);
         snprintf(names + length, sizeof names - length, "%s%s", i ? ", " : "", images[i].name);
     }
-    return fail(INTVIT_CUDA_OTHER_DEVICE, "compiled for %s, this GPU is sm_%d (%s): compile with --target cuda:sm_%d",
-                names, d->architecture, d->name, d->architecture);
+    const char *remedy = d->architecture < LEAST ? "compute capability 7.5 is the least that works"
+                                                 : "compile there with --target cuda";
+    return fail(INTVIT_CUDA_OTHER_DEVICE, "compiled for %s, this GPU is sm_%d (%s): %s", names, d->architecture,
+                d->name, remedy);
 }
 
 static int32_t find_device(struct device *d, int number) {
@@ -224,7 +232,8 @@ static int32_t load_image(struct device *d, const struct image *image) {
     cu.DriverGetVersion(&version);
     return fail(INTVIT_CUDA_OLD_DRIVER,
                 "the NVIDIA driver (for CUDA %d.%d) is too old for this module's code (%s, %s): update the driver, or "
-                "compile with an older CUDA", version / 1000, version % 1000 / 10, image->name, error_name(result));
+                "compile with CUDA 12: pip install nvidia-cuda-nvrtc-cu12 in the place of nvidia-cuda-nvrtc",
+                version / 1000, version % 1000 / 10, image->name, error_name(result));
 }
 
 static int32_t load_kernels(struct device *d) {

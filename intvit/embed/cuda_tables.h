@@ -41,7 +41,6 @@ struct image { /* for an architecture, such as 90: machine code, for it and late
 };
 #include "model.h"
 
-
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 enum { STEPS = COUNT(steps), KERNELS = COUNT(kernels), ARGUMENTS = COUNT(arguments) };
 

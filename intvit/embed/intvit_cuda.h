@@ -21,7 +21,7 @@ enum {
     INTVIT_CUDA_OUT_OF_MEMORY = -5,
     INTVIT_CUDA_BATCH = -6,
     INTVIT_CUDA_NOT_ALIGNED = -7,
-    INTVIT_CUDA_CAPTURING = -8, /* the stream is being captured into a CUDA graph */
+    INTVIT_CUDA_CAPTURING = -8, /* the stream, or one that it waits for, is being captured into a CUDA graph */
     INTVIT_CUDA_FORKED = -9,    /* CUDA works in the process that began with it, not in its children */
     INTVIT_CUDA_FAILED = -10,
 };
@@ -52,7 +52,7 @@ int32_t intvit_cuda_close(int32_t device);
 
 /* Runs a batch when `stream` (a CUstream or cudaStream_t of the device's primary context, NULL for its default) comes
    to it. images: uint8 [batch, height, width, channels]; outputs[i]: the model's i-th output, [batch, ...] of the
-   metadata's shape, int32; all in the device's memory and aligned to 16 bytes. */
+   metadata's shape, int32, aligned to 16 bytes; all in the device's memory. */
 int32_t intvit_cuda_run(int32_t device, const void *images, int64_t batch, void *const *outputs, void *stream);
 
 /* The same with images and outputs in the host's memory; returns when it is done. */

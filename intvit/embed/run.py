@@ -26,6 +26,8 @@ def main() -> None:
     options = parser.parse_args()
     if min(options.top, options.batch) < 1:
         fail("--top and --batch must be at least 1")
+    if options.out is not None:
+        check_out(options.out)
     try:
         import numpy
 
@@ -40,10 +42,18 @@ def main() -> None:
         fail(str(error))
     try:
         rows = [row for path in options.images for row in classified(model, path, options.batch, options.top)]
-    except (IntvitError, OSError, ValueError) as error:
+        if options.out is not None:
+            numpy.save(options.out, numpy.stack(rows))
+    except (IntvitError, OSError, ValueError, EOFError) as error:
         fail(str(error))
-    if options.out is not None:
-        numpy.save(options.out, numpy.stack(rows))
+
+
+def check_out(path: Path) -> None:
+    """Ends the program where an array cannot be written to `path`."""
+    if path.suffix != ".npy":
+        fail(f"--out {path}: the name must end in .npy")
+    if not path.absolute().parent.is_dir():
+        fail(f"--out {path}: the folder {path.absolute().parent} does not exist")
 
 
 def classified(model: Any, path: Path, batch: int, top: int) -> Iterator[Any]:
@@ -66,6 +76,8 @@ def images_of(model: Any, path: Path) -> Any:
 
     if path.suffix == ".npy":
         images = numpy.load(path, allow_pickle=False)
+        if images.ndim == 0 or images.size == 0:
+            raise IntvitError(f"{path}: holds no images")
         return images[None] if images.ndim == 3 else images
     if model.metadata.preprocessing is None:
         raise IntvitError("this model stores no preprocessing, so image files cannot be run: give arrays (.npy)")

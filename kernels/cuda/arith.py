@@ -36,7 +36,7 @@ def remainder(a: Expr, b: int) -> Expr:
 
 
 def half_unit(s: Expr) -> Expr:
-    """What a rounding shift by `s` in 0..31 adds: `1 << (s-1)`, 0 where `s = 0`."""
+    """What a rounding shift by `s` in 0..30 adds: `1 << (s-1)`, 0 where `s = 0`."""
     return (1 << s) >> 1 if isinstance(s, int) else (tirx.const(1, INT32) << s) >> 1
 
 

@@ -192,6 +192,34 @@ def test_what_gpu_refuses(tmp_path: Path) -> None:
     assert not (tmp_path / "x.json").exists()
 
 
+def test_a_model_is_closed_whatever_happens(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, closed = script("gpu"), []
+    model = SimpleNamespace(close=lambda: closed.append(True))
+    monkeypatch.setattr(gpu, "machine", lambda: {})
+    monkeypatch.setattr(gpu, "import_module", lambda name: SimpleNamespace(load=lambda path: model))
+    options = SimpleNamespace(packs=[Path("p")], batches=[], check=[], check_batches=[1], deadline=0.0)
+    options.out = tmp_path / "no folder" / "r.json"
+    with pytest.raises(FileNotFoundError), torch.random.fork_rng():
+        gpu.measure(options)
+    torch.set_grad_enabled(True)
+    assert closed == [True]
+
+
+def test_packs_are_made_in_new_folders_alone(tmp_path: Path) -> None:
+    """Told before anything is quantized, whichever of the models it is."""
+    (tmp_path / "deit_small").mkdir()
+    (tmp_path / "deit_small" / "x").touch()
+    done = run("gpu_packs.py", tmp_path, "--models", "deit_tiny", "deit_small")
+    assert done.returncode == 2 and "deit_small: the folder holds files; give a new or an empty one" in done.stderr
+    assert "quantizing" not in done.stderr and [path.name for path in tmp_path.iterdir()] == ["deit_small"]
+
+
+def test_commands_are_those_of_the_readme(script: Any) -> None:
+    readme = (FOLDER / "README.md").read_text()
+    commands = [line for line in script("gpu_packs").__doc__.splitlines() if line.startswith("    ")]
+    assert len(commands) == 3 and "\n".join(commands) in readme
+
+
 TOOL = """#!{python}
 import subprocess, sys
 tool, command = sys.argv[2], sys.argv[5:]

@@ -182,7 +182,10 @@ CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned flags) {
     NEED(event->alive && !flags, MISUSE);
     return note("wait%s\n", event->recorded ? "" : " for nothing"), 0;
 }
-CUresult cuStreamIsCapturing(CUstream stream, int *status) { (void)stream; return *status = stub.capturing, 0; }
+CUresult cuStreamIsCapturing(CUstream stream, int *status) { /* `capturing` may be an error of the default stream */
+    if (stub.capturing > 2) return stream ? 0 : stub.capturing;
+    return *status = stub.capturing, 0;
+}
 CUresult cuEventCreate(CUevent *event, unsigned flags) {
     (void)flags;
     NEED_CONTEXT;

@@ -1,10 +1,13 @@
 """Models compiled for GPUs give the reference's integers on an emulated one; what the file holds; what is refused."""
 
+import gc
+import pickle
 import subprocess
 import sys
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 from emulation.simt import emulated
@@ -13,6 +16,7 @@ from emulation.simt.driver import NAME, configure, install
 import intvit
 from intvit.cuda import compilation
 from intvit.cuda.compilation import write_cuda_module
+from intvit.cuda.proof import prove_no_float_images
 from intvit.cuda.runtime import CudaModel
 from intvit.cuda.tables import Binary, model_header
 from intvit.cuda.targets import resolve_gpu
@@ -50,6 +54,31 @@ def test_the_integers_of_the_reference(module: Path, processors: int, seed: int)
     assert model.target == f"cuda:{module.stem}" and model.digest == tiny.integer_model().digest
     assert prove_bit_exact(model, tiny.integer_model()) > 0
     model.close()
+
+
+def test_a_file_that_was_replaced_is_read_anew(module: Path, real: Path, tmp_path: Path) -> None:
+    """Not taken for the library that was loaded from there before, and is still."""
+    path, kept = tmp_path / "m.so", []
+    for source, target in ((module, f"cuda:{module.stem}"), (real, "cuda:sm_80")):
+        other = tmp_path / "other.so"
+        other.write_bytes(source.read_bytes())
+        other.replace(path)
+        kept.append(CudaModel(path, device=None))
+        assert kept[-1].target == target
+
+
+def test_the_last_object_takes_the_model_off_the_device(module: Path) -> None:
+    driver = install()
+    configure(arch=int(module.stem[-2:]))
+    before = driver.simt_allocated()
+    models = [CudaModel.load(module), CudaModel.load(module)]
+    models[0].integers(tiny.pixels(2))
+    assert driver.simt_allocated() > before
+    del models[0]
+    models[0].integers(tiny.pixels(1))
+    models.clear()
+    gc.collect()
+    assert driver.simt_allocated() == before
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +149,45 @@ def test_published_forms_are_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("target", "message"),
-    [("cuda:sm_91", "did you mean cuda:sm_90"), ("cuda:", "unknown target"), ("cuda:70", "unknown target")],
+    [
+        ("cuda:sm_91", "did you mean cuda:sm_90"),
+        ("cuda:sm_87", "did you mean cuda:sm_86"),
+        ("cuda:", "unknown target"),
+        ("cuda:70", "unknown target"),
+    ],
 )
 def test_unknown_architectures(target: str, message: str) -> None:
     with pytest.raises(IntvitError, match=message):
         resolve_gpu(target)
+
+
+def test_a_named_architecture_need_not_be_here(real: Path, tmp_path: Path) -> None:
+    model = intvit.compile(tiny.integer_model(), "cuda:sm_80")
+    model.save(tmp_path / "m.so")
+    assert (tmp_path / "m.so").read_bytes()[:4] == b"\x7fELF" and model.target == "cuda:sm_80"
+
+
+def test_machine_code_that_nobody_reads_is_not_proved(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("intvit.verify.machine.disassembler.programs", lambda name: [])
+    model = CudaModel(real, device=None)
+    with pytest.raises(IntvitError, match="nvidia-cuda-nvdisasm"):
+        prove_no_float_images(model.images, model.kernels)
+
+
+def test_what_a_model_on_a_gpu_is_not(module: Path) -> None:
+    with pytest.raises(IntvitError, match="number"):
+        CudaModel(module, device="cuda:0")  # type: ignore[arg-type]
+    with pytest.raises(IntvitError, match="pickled"):
+        pickle.dumps(CudaModel(module, device=None))
+
+
+def test_heads_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """Of 512 channels, on GPUs with little shared memory; nothing is written."""
+    images = np.random.default_rng(0).normal(size=(4, *tiny.SHAPE)).astype(np.float32)
+    model = intvit.quantize(tiny.TinyViT(512, depth=1, heads=1).eval(), list(images))
+    with pytest.raises(UnsupportedOp, match="512 channels are too large for sm_89"):
+        write_cuda_module(model, tmp_path / "m.so", "cuda:sm_89")
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_refusals(tmp_path: Path) -> None:

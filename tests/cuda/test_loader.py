@@ -29,10 +29,10 @@ def aligned(size: int, offset: int = 0) -> Array:
 class Call:
     """Images and outputs in "device" memory, which is the host's here."""
 
-    def __init__(self, images: Array, offset: int = 0) -> None:
-        self.images = aligned(images.size, offset)
+    def __init__(self, images: Array, offset: int = 0, images_offset: int = 0) -> None:
+        self.images = aligned(images.size, images_offset)
         self.images[:] = images.ravel()
-        self.outputs = [aligned(size * len(images)) for size in (192, 4)]
+        self.outputs = [aligned(size * len(images), offset) for size in (192, 4)]
         self.batch = len(images)
 
     def run(self, model: CudaModel, stream: int | None = None, device: int = 0) -> int:
@@ -96,6 +96,15 @@ def test_a_plan_follows_images_and_outputs(stub: Stub) -> None:
     assert log.count("redirect bias") == log.count("redirect total") == 2, "the last call has the pointers of the third"
 
 
+@pytest.mark.parametrize("offset", [1, 8])
+def test_images_need_no_alignment(stub: Stub, offset: int) -> None:
+    model, images = stub.model(), pixels(3)
+    call = Call(images, images_offset=offset)
+    assert call.images.ctypes.data % 16 == offset
+    assert call.run(model) == 0
+    assert same(call.results(), expected(images))
+
+
 def test_a_run_waits_for_the_last_where_the_stream_is_another(stub: Stub) -> None:
     model, call = stub.model(), Call(pixels(2))
     stub.log()
@@ -145,14 +154,17 @@ def test_a_batch_that_does_not_fit(stub: Stub) -> None:
             assert same(model.integers(images), expected(images))
             continue
         with pytest.raises(
-            IntvitError, match=r"GPU 0 \(NVIDIA Stub 0\) is out of memory: the batch needs 0.2 MB more$"
+            IntvitError,
+            match=r"GPU 0 \(NVIDIA Stub 0\) is out of memory: the batch needs 0.2 MB more; torch .*empty_cache\(\)",
         ):
             model.integers(images)
 
 
 def test_a_model_that_does_not_fit(stub: Stub) -> None:
     stub.settings.memory = 40
-    with pytest.raises(IntvitError, match=r"model.so: GPU 0 .* is out of memory: the model needs 0.0 MB more$"):
+    with pytest.raises(
+        IntvitError, match=r"model.so: GPU 0 .* is out of memory: the model needs 0.0 MB more; torch keeps"
+    ):
         stub.model()
     assert stub.settings.used == stub.settings.contexts == 0
 
@@ -194,10 +206,14 @@ def test_the_image_that_fits(stub: Stub, major: int, minor: int, loaded: str) ->
     assert stub.log()[0] == f"load {wanted}.kernels"
 
 
-def test_no_image_fits(stub: Stub) -> None:
+@pytest.mark.parametrize(
+    ("minor", "remedy"),
+    [(5, "compile there with --target cuda$"), (0, "compute capability 7.5 is the least that works$")],
+)
+def test_no_image_fits(stub: Stub, minor: int, remedy: str) -> None:
     path = stub.module(("sm_80", 80, 0), ("sm_86", 86, 0), ("PTX", 86, 1))
-    stub.settings.major, stub.settings.minor = 7, 5
-    reason = r"compiled for sm_80, sm_86, this GPU is sm_75 \(NVIDIA Stub 0\): compile with --target cuda:sm_75$"
+    stub.settings.major, stub.settings.minor = 7, minor
+    reason = rf"compiled for sm_80, sm_86, this GPU is sm_7{minor} \(NVIDIA Stub 0\): {remedy}"
     with pytest.raises(IntvitError, match=reason):
         CudaModel.load(path)
     assert stub.settings.contexts == 0
@@ -222,7 +238,8 @@ def test_too_little_shared_memory(stub: Stub) -> None:
         ({"init_result": 803}, r"cuInit: CUDA_ERROR_OF_STUB \(told by the stub\)$"),
         (
             {"load_result": 222, "version": 12040},
-            r"driver \(for CUDA 12.4\) is too old .*sm_90, .*_PTX_VERSION\): update",
+            r"driver \(for CUDA 12.4\) is too old .*sm_90, .*_PTX_VERSION\): update the driver, or "
+            "compile with CUDA 12: pip install nvidia-cuda-nvrtc-cu12 in the place of nvidia-cuda-nvrtc$",
         ),
         ({"load_result": 209}, r"the NVIDIA driver \(for CUDA 13.0\) is too old for this module's code"),
         ({"load_result": 719}, "cuModuleLoadData: CUDA_ERROR_OF_STUB"),
@@ -244,9 +261,14 @@ def test_what_is_wrong_with_the_driver(stub: Stub, changed: dict[str, int], reas
     CudaModel.load(path)
 
 
-def test_no_driver(stub: Stub) -> None:
-    with pytest.raises(IntvitError, match=r"model.so: no NVIDIA driver: libcuda-none.so.1 is missing$"):
-        CudaModel.load(stub.module(driver="libcuda-none.so.1"))
+def test_no_driver(stub: Stub, tmp_path: Path) -> None:
+    """A library that is not there, and one that is and cannot be loaded: with the system's reason."""
+    for name, reason in (("libcuda-none.so.1", "No such file or directory"), ("libcuda-text.so.1", "file too short")):
+        (tmp_path / "libcuda-text.so.1").write_text("text")
+        path = name if "none" in name else tmp_path / name
+        wanted = rf"model.so: no NVIDIA driver: {path} cannot be loaded \({path}: .*{reason}\)$"
+        with pytest.raises(IntvitError, match=wanted):
+            CudaModel.load(stub.module(driver=str(path)))
 
 
 def test_a_driver_without_a_function(stub: Stub) -> None:
@@ -265,8 +287,10 @@ def test_no_such_device(stub: Stub, device: int, reason: str) -> None:
     [
         (0, 0, 0, -6, "a batch must have 1 to 1000 images, not 0"),
         (1001, 0, 0, -6, "a batch must have 1 to 1000 images, not 1001"),
-        (1, 8, 0, -7, "images and outputs must be aligned to 16 bytes"),
+        (1, 8, 0, -7, "outputs must be aligned to 16 bytes"),
         (1, 0, 1, -8, "the stream is being captured, but the model is a CUDA graph already: run it outside of that"),
+        (1, 0, 906, -8, "another stream is being captured, but the model is a CUDA graph already: run it outside"),
+        (1, 0, 700, -10, "cuStreamIsCapturing: CUDA_ERROR_OF_STUB (told by the stub)"),
     ],
 )
 def test_refused_runs(stub: Stub, batch: int, offset: int, capturing: int, status: int, reason: str) -> None:

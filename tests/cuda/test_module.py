@@ -155,7 +155,7 @@ def test_memory(stub: Stub, code: bytes) -> None:
 def test_another_architecture(stub: Stub, code: bytes) -> None:
     """Code that the device refuses, though its table says that it fits."""
     configure(arch=80)
-    with pytest.raises(IntvitError, match=r"compiled for sm_90, this GPU is sm_80 \(emulated sm_80\): compile with"):
+    with pytest.raises(IntvitError, match=r"compiled for sm_90, this GPU is sm_80 \(emulated sm_80\): compile there"):
         CudaModel.load(stub.module(driver=NAME, code=code))
     with pytest.raises(IntvitError, match=r"too old for this module's code \(sm_80, CUDA_ERROR_NO_BINARY_FOR_GPU\)"):
         CudaModel.load(stub.module(("sm_80", 80, 0), driver=NAME, code=code))
