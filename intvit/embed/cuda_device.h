@@ -244,8 +244,8 @@ static int32_t load_kernels(struct device *d) {
         if (kernels[i].shared_bytes <= PLAIN_SHARED) continue;
         if (kernels[i].shared_bytes > (uint32_t)most_shared) {
             return fail(INTVIT_CUDA_OTHER_DEVICE,
-                        "%s needs %u bytes of shared memory, this GPU (%s) has %d: compile with --target cuda:sm_%d",
-                        kernels[i].name, kernels[i].shared_bytes, d->name, most_shared, d->architecture);
+                        "%s needs %u bytes of shared memory, this GPU (%s) has %d: compile there with --target cuda",
+                        kernels[i].name, kernels[i].shared_bytes, d->name, most_shared);
         }
         TRY(FuncSetAttribute, d->functions[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
             (int)kernels[i].shared_bytes);
