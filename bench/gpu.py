@@ -214,9 +214,7 @@ def call_of(peer: Peer, sizes: tuple[int, int, int], batch: int) -> Call:
         for _ in range(3):
             compiled(images)
         return lambda: compiled(images)
-    if peer.how == "graph":
-        return captured(module, images)
-    return lambda: module(images)
+    return captured(module, images) if peer.how == "graph" else lambda: module(images)
 
 
 def captured(module: nn.Module, images: Tensor) -> Call:
@@ -379,12 +377,10 @@ def machine() -> dict[str, Any]:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         answer = ""
-    return {
-        **{"gpu": gpu.name, "capability": f"{gpu.major}.{gpu.minor}", "processors": gpu.multi_processor_count},
-        **{"torch": torch.__version__, "cuda": torch.version.cuda, "python": platform.python_version()},
-        **{"system": platform.platform(), "date": time.strftime("%Y-%m-%d")},
-        "nvidia_smi": dict(zip(fields, answer.strip().split(", "), strict=False)) if answer else {},
-    }
+    found = {"gpu": gpu.name, "capability": f"{gpu.major}.{gpu.minor}", "processors": gpu.multi_processor_count}
+    ran = {"torch": torch.__version__, "cuda": torch.version.cuda, "python": platform.python_version()}
+    smi = dict(zip(fields, answer.strip().split(", "), strict=False)) if answer else {}
+    return {**found, **ran, "system": platform.platform(), "date": time.strftime("%Y-%m-%d"), "nvidia_smi": smi}
 
 
 def summary_line(entry: dict[str, Any]) -> str:

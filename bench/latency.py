@@ -1,7 +1,7 @@
 """Latency of Vision Transformers, ours against the runtimes that users have: JSON, a Markdown table and plots.
 
     python bench/latency.py --out bench/results
-    python bench/latency.py --models deit_small_patch16_224 --batches 1 --threads 2 --isa native avx2 --out /tmp/small
+    python bench/latency.py --models deit_small_patch16_224 --batches 1 --threads 2 --isa native avx2 --out small
 
 Each model runs in a process of its own for each instruction set, so that memory is its own and the libraries see their
 limits when they are loaded. DIR/latency.json keeps what was measured before: a measurement replaces the one of the same

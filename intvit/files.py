@@ -1,4 +1,4 @@
-"""Writing an artifact so that its path holds the whole file or what it held before, never a half; loading libraries.
+"""Writing an artifact so that its path holds the whole file or what it held before, never a half.
 
 The file is written in a hidden folder beside its destination (same file system; side files of a linker land there too),
 flushed to disk, and renamed in one step. On any failure, Ctrl-C and SIGTERM included, the folder is removed.
@@ -130,15 +130,3 @@ def _sigterm_as_exit() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextlib.contextmanager
-def own_name(path: Path) -> Iterator[Path]:
-    """Another name of a shared library, to load it by: the system knows a loaded library by its name alone.
-
-    Under its own name a file that was replaced since would be taken for the one that is loaded already.
-    """
-    with tempfile.TemporaryDirectory(prefix="intvit-") as folder:
-        link = Path(folder) / path.name
-        link.symlink_to(path.resolve())
-        yield link

@@ -31,14 +31,14 @@ from typing import Any
 from intvit._version import __version__
 from intvit.cuda.runtime import is_cuda_module
 from intvit.errors import IntvitError
-from intvit.seal import check_seal
-from intvit.verify.machine.elf import foreign_processor
+from intvit.library import own_name, require_library
 
 MODEL, CUDA_HEADER = "model.so", "intvit_cuda.h"
 PACKAGE = Path(__file__).parent
 RUNTIME = (
-    *("__init__.py", "_version.py", "errors.py", "files.py", "input_grid.py", "loading.py", "metadata.py", "model.py"),
-    *("preprocess.py", "seal.py", "verify/__init__.py", "verify/machine/__init__.py", "verify/machine/elf.py"),
+    *("__init__.py", "_version.py", "errors.py", "files.py", "input_grid.py", "library.py", "loading.py"),
+    *("metadata.py", "model.py", "preprocess.py", "seal.py"),
+    *("verify/__init__.py", "verify/machine/__init__.py", "verify/machine/elf.py"),
     *("cuda/__init__.py", "cuda/runtime.py", "cuda/tensors.py"),
 )
 """Files of this package that running any module imports; a test compares them with what is imported."""
@@ -126,18 +126,14 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
 def _described(module: Path) -> dict[str, Any]:
     """What a module says of itself. Needs neither its GPU nor its instructions."""
-    if not module.is_file():
-        raise IntvitError(f"{module}: no such file")
-    check_seal(module)
-    processor = foreign_processor(module)
-    if processor is not None:
-        raise IntvitError(f"{module}: compiled for {processor}, which this machine is not: pack it on such a machine")
+    require_library(module, "compiled", "pack it on such a machine")
     if not is_cuda_module(module):
         from intvit.runtime import load_runtime
 
         load_runtime()
     try:
-        function = ctypes.CDLL(str(module.resolve())).intvit_metadata
+        with own_name(module) as name:
+            function = ctypes.CDLL(str(name)).intvit_metadata
     except (OSError, AttributeError) as error:
         raise IntvitError(f"{module}: damaged or not a compiled model ({str(error).splitlines()[0]})") from error
     function.restype = ctypes.c_char_p

@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 
 from intvit.errors import IntvitError
 from intvit.ffi import tvm_ffi
-from intvit.files import own_name, write_atomically
+from intvit.files import write_atomically
+from intvit.library import own_name, require_library
 from intvit.metadata import Metadata
 from intvit.model import Array, Model, Step, require_images
-from intvit.seal import check_seal
-from intvit.verify.machine.elf import foreign_processor
 
 CPU_LACKS_INSTRUCTIONS, AMX_REFUSED = 1, 2
 SHARE_ALL_CORES = -3
@@ -131,12 +130,7 @@ def _require_ready(library: ctypes.CDLL, path: Path) -> None:
 
 
 def _opened(path: Path) -> tuple[Any, ctypes.CDLL]:
-    if not path.is_file():
-        raise IntvitError(f"{path}: no such file")
-    check_seal(path)
-    processor = foreign_processor(path)
-    if processor is not None:
-        raise IntvitError(f"{path}: compiled for {processor}, which this machine is not: compile with --target auto")
+    require_library(path, "compiled", "compile with --target auto")
     try:
         with own_name(path) as name:
             module = tvm_ffi.load_module(str(name))

@@ -13,8 +13,11 @@ from intvit.verify.overflow import shapes_of
 
 def with_own_outputs(graph: IntGraph) -> IntGraph:
     """The graph with copies for outputs that are also read, in rows that kernels cannot read, or handed out twice."""
+    nodes = outputs(graph.module.graph)
+    if not any(len(node.users) > 1 or node in nodes[:i] for i, node in enumerate(nodes)):
+        return graph
     shapes = shapes_of(graph)
-    copied = [_needs_a_copy(node, i, graph, shapes) for i, node in enumerate(outputs(graph.module.graph))]
+    copied = [_needs_a_copy(node, i, graph, shapes) for i, node in enumerate(nodes)]
     if not any(copied):
         return graph
     module = copy_of(graph.module)

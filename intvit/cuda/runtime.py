@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 
 from intvit.cuda.tensors import is_on_gpu, outputs_for, pixels_of, scaled, stream_of
 from intvit.errors import IntvitError
-from intvit.files import own_name, write_atomically
+from intvit.files import write_atomically
+from intvit.library import own_name, require_library
 from intvit.metadata import Metadata
 from intvit.model import Array, Model, Step, require_images
-from intvit.seal import check_seal
-from intvit.verify.machine.elf import foreign_processor
 
 DEVICES = 16
 """Those that a module may be on, the first of the machine."""
@@ -175,12 +174,7 @@ def _addresses(pointers: Iterable[int]) -> "ctypes.Array[ctypes.c_void_p]":
 
 
 def _opened(path: Path) -> ctypes.CDLL:
-    if not path.is_file():
-        raise IntvitError(f"{path}: no such file")
-    check_seal(path)
-    processor = foreign_processor(path)
-    if processor is not None:
-        raise IntvitError(f"{path}: its loader is for {processor}, which this machine is not: compile it there")
+    require_library(path, "its loader is", "compile it there")
     if not is_cuda_module(path):
         raise IntvitError(f"{path}: not a model for GPUs: make one with `intvit compile --target cuda`")
     try:

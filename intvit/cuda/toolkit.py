@@ -7,18 +7,12 @@ CUDA 12's one from 525 on. `INTVIT_CUDA_COMPILER` chooses `nvrtc` or `nvcc`, `CU
 
 import os
 import re
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from intvit.cuda.image import Image
 from intvit.cuda.nvcc import Nvcc, find_nvcc
 from intvit.cuda.nvrtc import Nvrtc, find_nvrtc
 from intvit.errors import IntvitError
 
-ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a")
-"""Those that images are made for: Turing, Ampere, Ada, and Hopper without and with its own instructions."""
-AT_ONCE = 2
-"""Images that are compiled at the same time: each takes hundreds of megabytes."""
 CHOICE = "INTVIT_CUDA_COMPILER"
 FINDERS = {"nvrtc": find_nvrtc, "nvcc": find_nvcc}
 
@@ -31,18 +25,9 @@ def compile_image(source: str, architecture: str) -> Image:
     Raises `IntvitError` where there is no compiler, where it does not know the architecture, and with the first error
     that it reports.
     """
-    return compile_images(source, [architecture])[architecture]
-
-
-def compile_images(source: str, architectures: Sequence[str]) -> dict[str, Image]:
-    """The images of CUDA C code by architecture, two of them compiled at a time; raises as `compile_image` does."""
-    for architecture in architectures:
-        if not re.fullmatch(r"sm_\d+[af]?", architecture):
-            raise IntvitError(f"{architecture!r} is no CUDA architecture: name one such as {', '.join(ARCHITECTURES)}")
-    compiler = find_compiler()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        images = pool.map(lambda architecture: compiler.compile(source, architecture), architectures)
-        return dict(zip(architectures, images, strict=True))
+    if not re.fullmatch(r"sm_\d+[af]?", architecture):
+        raise IntvitError(f"{architecture!r} is no CUDA architecture: name one such as sm_75")
+    return find_compiler().compile(source, architecture)
 
 
 def find_compiler() -> Compiler:

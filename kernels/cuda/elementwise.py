@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from intvit.kernels.arith import Buffer, Expr
 from intvit.kernels.cuda.arith import wide
+from intvit.kernels.cuda.fragments import NEIGHBOURS
 from intvit.kernels.cuda.launch import Block, DeviceKernel, device_kernel, local, move
-from intvit.kernels.cuda.rows import NEIGHBOURS, THREADS, Rows
+from intvit.kernels.cuda.rows import THREADS, Rows
 from intvit.kernels.cuda.store import Finish, epilogue_pointers
 from intvit.kernels.epilogue import Epilogue
 

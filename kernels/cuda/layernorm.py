@@ -18,11 +18,11 @@ from tvm.tirx.script import builder as T
 from intvit.kernels.arith import Buffer, Expr
 from intvit.kernels.cuda import ptx
 from intvit.kernels.cuda.arith import INT32, bit_length, clamp, divided, let, quotient, rshift, wide
+from intvit.kernels.cuda.fragments import NEIGHBOURS
 from intvit.kernels.cuda.launch import WARP, Block, DeviceKernel, device_kernel, local, move
 from intvit.kernels.layernorm import FINE, FRACTION, HALF, LIMITS
 
 WARPS = 4
-NEIGHBOURS = 8
 LOWER = (1 << HALF) - 1
 
 

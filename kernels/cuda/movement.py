@@ -12,9 +12,9 @@ from tvm.tirx.script import builder as T
 
 from intvit.kernels.arith import Buffer, Expr
 from intvit.kernels.cuda.arith import let, quotient, remainder, wide
-from intvit.kernels.cuda.fragments import CHUNK, padded
+from intvit.kernels.cuda.fragments import CHUNK, NEIGHBOURS, padded
 from intvit.kernels.cuda.launch import Block, DeviceKernel, device_kernel, local, move
-from intvit.kernels.cuda.rows import NEIGHBOURS, THREADS, Rows
+from intvit.kernels.cuda.rows import THREADS, Rows
 
 CENTRE = 128
 

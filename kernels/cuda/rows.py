@@ -9,10 +9,10 @@ from tvm.tirx.script import builder as T
 
 from intvit.kernels.arith import Expr
 from intvit.kernels.cuda.arith import let, quotient, remainder
+from intvit.kernels.cuda.fragments import NEIGHBOURS
 from intvit.kernels.cuda.launch import Block
 
 THREADS = 128
-NEIGHBOURS = 8
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from functools import cache
 import pytest
 
 from intvit.cuda.image import Image
-from intvit.cuda.toolkit import ARCHITECTURES, compile_image, find_compiler
+from intvit.cuda.toolkit import compile_image, find_compiler
 from intvit.errors import IntvitError, VerifyError
+from intvit.kernels.cuda.arch import ARCHS
 from intvit.verify.machine import disassembler, ptx, sass
 from intvit.verify.machine.disassembler import disassemble, find_disassemblers
 from intvit.verify.no_float_cuda import prove_no_float_ptx, prove_no_float_sass
 
+ARCHITECTURES = (*ARCHS, "sm_90a")
 CLEAN = """
 extern "C" __global__ void integers(const int* __restrict__ x, int* __restrict__ y, int n) {
   __shared__ int values[128];

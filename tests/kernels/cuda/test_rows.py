@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from tvm.tirx.script import builder as T
 
+from intvit.kernels.cuda.fragments import NEIGHBOURS
 from intvit.kernels.cuda.launch import device_kernel
-from intvit.kernels.cuda.rows import NEIGHBOURS, THREADS, Rows
+from intvit.kernels.cuda.rows import THREADS, Rows
 
 
 @pytest.mark.parametrize("columns", [1, 8, 37, 192, 1000, 1024, 1025, 2100])
