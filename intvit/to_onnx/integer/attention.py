@@ -1,0 +1,254 @@
+"""`attention`: scores, Shiftmax and `P·V` as ONNX nodes (`intvit.dialect.attention` has the formula).
+
+A weight `e` depends on the distance `n >= 0` of its score from the row's largest, and on its head:
+
+    w = (n + rise) / 2^pre                  the first shift of the score's dyadic, rounded, of -n
+    e = exponential(-((w m + ...) >> shift))
+
+so that `e` is looked up: the index is `(n + rise) / grain`, `grain` the smallest `2^pre` of all heads, and a table a
+head, one after the other, is filled when the model is loaded (see `gelu`). `e` has up to 15 bits and is two tables, of
+its upper bits and its lower 8, whose products with `V` are 8-bit products:
+
+    o = 256 (upper V) + lower V,   s = 256 Σ upper + Σ lower
+
+Where `V` or `K` is the second factor of a product it is int8 (`s8`), or uint8 with a zero point of 128 (`u8`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from intvit.dialect.attention import LOG2_FRACTION, exponentials
+from intvit.to_onnx.integer.dyadic import RAISE16, Array, floor_shift, levelled
+from intvit.to_onnx.integer.requantize import Far
+from intvit.to_onnx.scope import Scope
+
+LOW = 8
+"""Bits of the lower table."""
+ROWS = 4
+"""At most so many rows, which threads share, are looked up."""
+MEAN_RISE = 1 << 30
+"""What makes a row's mean, at 2^15 above Q7, non-negative."""
+MEAN_END = (1 << 14) + 2
+"""Beyond every row's mean in Q7."""
+REFERENCE_BITS = 15
+"""Of a row's sum when its reciprocal is taken."""
+SAFE_BITS = 23
+"""Of a row's sum for which `o`, raised, fits 32 bits. Beyond, `o` is halved first."""
+MOST_PRE_SHIFT = 15
+"""Every row's mean in Q7 becomes 0 when shifted by more."""
+LARGEST_PRODUCT = 128 * 128 + 128 * 127
+"""How far apart the products of two pairs of 8-bit integers are at most."""
+
+
+def last_log2(bits: int) -> int:
+    """The smallest distance in log2 units, of 8 fraction bits, whose weight is 0."""
+    return ((bits + 1) << LOG2_FRACTION) - 1
+
+
+def weights_by_log2(bits: int) -> tuple[Array, Array]:
+    """Upper and lower bits, uint8, of the weight at each distance `0 .. last_log2` in log2 units."""
+    e = exponentials(-torch.arange(last_log2(bits) + 1, dtype=torch.int32), bits).numpy()
+    return (e >> LOW).astype(np.uint8), (e & ((1 << LOW) - 1)).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class FirstRounding:
+    """The first shift of the result's dyadic together with that of the row's mean, `pre` int `[C]` or `[1]`.
+
+    Two shifts that round are one division by `2^(15 + pre)`, since nothing is between them that is not added before.
+    """
+
+    pre: Array
+
+    @property
+    def divisor(self) -> Array:
+        return np.int64(1) << (self.pre.astype(np.int64) + 15)
+
+    @property
+    def addend(self) -> Array:
+        """Rounds both shifts, and raises by `2^30`."""
+        return (1 << 14) + self.divisor // 2 * (self.pre > 0) + MEAN_RISE
+
+    @property
+    def raised_by(self) -> Array:
+        """By how much the quotient is raised."""
+        return MEAN_RISE // self.divisor
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How distances of scores become indices: per head, `pre` and `multiplier` int `[H]` of the score's dyadic."""
+
+    pre: Array
+    multiplier: Array
+    shift: int
+    bits: int
+    span: int
+
+    @classmethod
+    def of(cls, pre: Array, multiplier: Array, shift: int, bits: int, span: int) -> "Distances":
+        """For distances up to `span`. A head in which all of them round to 0 has the multiplier 0 instead."""
+        lost = (span + _half_down(pre)) >> pre == 0
+        shared = 0 if lost.all() else pre[~lost].min()
+        return cls(np.where(lost, shared, pre), np.where(lost, 0, multiplier), shift, bits, span)
+
+    @property
+    def grain(self) -> int:
+        """What distances are divided by. 1 would spare the division, but larger tables cost more than that."""
+        return 1 << int(self.pre.min())
+
+    @property
+    def rises(self) -> Array:
+        """`2^(pre-1) - 1`, which rounds `-n / 2^pre` half up, and the place of a head's table times `grain`."""
+        raised: Array = _half_down(self.pre) + np.arange(len(self.pre)) * self.count * self.grain
+        return raised
+
+    @property
+    def coarser(self) -> Array:
+        """How many indices share one `w`, per head."""
+        return (np.int64(1) << self.pre.astype(np.int64)) // self.grain
+
+    @property
+    def count(self) -> int:
+        """Entries of a head's table: none is beyond `span`, and the last stands for all larger distances."""
+        w = np.arange((1 << 15) + 1, dtype=np.int64)[:, None]
+        log2 = (w * self.multiplier.astype(np.int64) + self.half_down) >> self.shift
+        log2 = np.minimum(log2, last_log2(self.bits))
+        reached = (log2 == log2[-1]).argmax(0)
+        last = (self.span + int(_half_down(self.pre).max())) // self.grain
+        return min(int((reached * self.coarser).max()), last) + 1
+
+    @property
+    def ends(self) -> Array:
+        """The last place of each head's table."""
+        return np.arange(1, len(self.pre) + 1) * self.count - 1
+
+    @property
+    def half_down(self) -> int:
+        """Rounds the second shift of `-w` half up."""
+        return int(_half_down(np.array(self.shift)))
+
+
+def _half_down(shift: Array) -> Array:
+    """What rounds a shift of negated numbers half up."""
+    return np.maximum((np.int64(1) << shift.astype(np.int64)) // 2 - 1, 0)
+
+
+def attention(
+    s: Scope,
+    q: str,
+    k: str,
+    v: str,
+    rise: str,
+    grain: str,
+    last: str,
+    count: str,
+    coarser: str,
+    score_multiplier: str,
+    half_down: str,
+    score_unit: str,
+    divisor: str,
+    mean_addend: str,
+    multiplier: str,
+    addend: str,
+    unit: str,
+    top: str,
+    *,
+    heads: int,
+    tokens: int,
+    keys: int,
+    bits: int,
+    portable: bool,
+    far: Far,
+) -> str:
+    """uint8 q `[B, T, H·D]`, k and v `[B, S, H·D]` (int8, or uint8) to uint8 `[B, T, H·E]`."""
+    zeros = [s.constant(128, "uint8")] if portable else []
+    queries, transposed = split_heads(s, q, tokens, heads, [0, 2, 1, 3]), split_heads(s, k, keys, heads, [0, 2, 3, 1])
+    scores = s.op("MatMulInteger", queries, transposed, s.constant(128, "uint8"), *zeros, label="scores")
+    index = distance_index(s, scores, rise, grain, last, heads, tokens, keys)
+    tables = weight_tables(s, coarser, score_multiplier, half_down, score_unit, count, bits)
+    upper, lower = (weights(s, table, index, heads, tokens, keys) for table in tables)
+    values = split_heads(s, v, keys, heads, [0, 2, 1, 3])
+    first = [s.constant(0, "uint8"), *zeros] if zeros else []
+    o = joined(s, *(s.op("MatMulInteger", e, values, *first) for e in (upper, lower)))
+    ones = s.constant(np.ones((keys, 1)), "int8", label=f"ones_{keys}")
+    total = joined(s, *(s.op("MatMulInteger", e, ones) for e in (upper, lower)))
+    mean = s.op("Transpose", row_mean(s, o, total, keys, bits), perm=[0, 2, 1, 3])
+    centred = s.op("Div", s.op("Add", s.op("Reshape", mean, s.int64(0, 0, -1)), mean_addend), divisor)
+    y = levelled(s, s.op("Add", s.op("Mul", centred, multiplier), addend), unit, top, far)
+    return s.cast(y, "uint8")
+
+
+def sums_fit(keys: int, bits: int) -> bool:
+    """Whether `row_mean` is right for all rows; weights of 8 bits have no bit to halve for 32897 keys and more."""
+    return bits > 8 or (((1 << bits) - 1) * keys).bit_length() <= SAFE_BITS
+
+
+def split_heads(s: Scope, x: str, tokens: int, heads: int, order: list[int]) -> str:
+    """`[B, T, H·D]` to heads, in the order of the axes `[B, T, H, D]`."""
+    return s.op("Transpose", s.op("Reshape", x, s.int64(0, tokens, heads, -1)), perm=order)
+
+
+def joined(s: Scope, upper: str, lower: str) -> str:
+    """`256 upper + lower`."""
+    return s.op("Add", s.op("Mul", upper, s.int32(1 << LOW)), lower)
+
+
+def distance_index(s: Scope, scores: str, rise: str, grain: str, last: str, heads: int, tokens: int, keys: int) -> str:
+    """Place in the heads' tables of each score's distance from its row's largest, int32, in rows for a lookup."""
+    largest = s.op("Add", s.op("ReduceMax", scores, s.int64(-1), keepdims=1), rise)
+    index = s.op("Div", s.op("Sub", largest, scores), grain)
+    index = s.op("Min", index, s.op("Expand", last, s.int64(heads, tokens, 1)))
+    rows = next(n for n in (ROWS, 2, 3, 1) if heads * tokens * keys % n == 0)
+    return s.op("Reshape", index, s.int64(rows, -1))
+
+
+def weight_tables(
+    s: Scope, coarser: str, multiplier: str, half_down: str, unit: str, count: str, bits: int
+) -> list[str]:
+    """Upper and lower bits of the weight at each index, uint8 `[H, count]`; nodes that read no input."""
+    w = s.op("Min", s.op("Div", s.op("Range", s.int32(0), count, s.int32(1)), coarser), s.int32(1 << 15))
+    log2 = s.op("Div", s.op("Add", s.op("Mul", w, multiplier), half_down), unit)
+    log2 = s.op("Min", log2, s.int32(last_log2(bits)))
+    halves = zip(weights_by_log2(bits), ("upper", "lower"), strict=True)
+    return [s.op("Gather", s.constant(half, "uint8", f"exponentials_{bits}_{name}"), log2) for half, name in halves]
+
+
+def weights(s: Scope, table: str, index: str, heads: int, tokens: int, keys: int) -> str:
+    """What the heads' tables hold at an index, uint8 `[B, H, T, S]`."""
+    rows = next(n for n in (ROWS, 2, 3, 1) if heads * tokens * keys % n == 0)
+    wide = s.op("Expand", s.op("Reshape", table, s.int64(1, -1)), s.int64(rows, 1))
+    return s.op("Reshape", s.op("GatherElements", wide, index, axis=1), s.int64(-1, heads, tokens, keys))
+
+
+def row_mean(s: Scope, o: str, total: str, keys: int, bits: int) -> str:
+    """`o / total` at 2^15 above Q7: the product of `o >> k`, rounded, and the reciprocal, of rows `[B, H, T, E]`."""
+    largest = (((1 << bits) - 1) * keys).bit_length()
+    sums = s.op("Squeeze", total, s.int64(-1))
+    if bits < REFERENCE_BITS:
+        sums = s.op("Mul", sums, s.int32(1 << (REFERENCE_BITS - bits)))
+    unit = row_unit(s, sums, largest + REFERENCE_BITS - bits)
+    reciprocal = s.op("Div", s.int32(1 << 29), s.op("Div", sums, unit))
+    reciprocal = s.op("Unsqueeze", s.op("Min", reciprocal, s.int32((1 << 15) - 1)), s.int64(-1))
+    steps = bits - 8
+    halved = largest > SAFE_BITS
+    divisor = s.op("Unsqueeze", s.op("Mul", unit, s.int32(1 << (steps - halved))), s.int64(-1))
+    rise = s.op("Mul", divisor, s.int32(RAISE16))
+    if halved:
+        o = floor_shift(s, s.op("Add", o, divisor), 1)
+    else:
+        rise = s.op("Add", rise, s.op("Div", divisor, s.int32(2)))
+    shifted = s.op("Sub", s.op("Div", s.op("Add", o, rise), divisor), s.int32(RAISE16))
+    return s.op("Mul", shifted, reciprocal)
+
+
+def row_unit(s: Scope, sums: str, largest: int) -> str:
+    """`2^(bits - 15)` of int32 sums of 15 to `largest` bits: 1, and 1, 2, 4, ... for each power that a sum reaches."""
+    if largest == REFERENCE_BITS:
+        return s.int32(1)
+    powers = 1 << np.arange(REFERENCE_BITS, largest)
+    reached = s.op("GreaterOrEqual", s.op("Unsqueeze", sums, s.int64(-1)), s.constant(powers, "int32"))
+    steps = s.constant(powers >> REFERENCE_BITS, "int32")
+    return s.op("Add", s.op("MatMul", s.cast(reached, "int32"), steps), s.int32(1))
