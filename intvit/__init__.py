@@ -3,6 +3,7 @@
     model = intvit.quantize("timm:deit_tiny_patch16_224", "images/", weights="deit.safetensors")
     compiled = intvit.compile(model)
     logits = compiled(images)
+    intvit.export(model).save("deit.onnx")
 
 Everything is imported on first use: running a compiled module needs neither torch nor TVM's compiler.
 """
@@ -17,21 +18,25 @@ if TYPE_CHECKING:
     from intvit.compilation import compile_model as compile
     from intvit.integer_model import IntegerModel
     from intvit.loading import load
+    from intvit.onnx_model import OnnxModel
     from intvit.passes.pipeline import PASSES
     from intvit.preprocess import Preprocessing
     from intvit.quantization import quantize
     from intvit.runtime import CompiledModel
+    from intvit.to_onnx.file import export_onnx as export
 
 __all__ = [
     "PASSES",
     "CompiledModel",
     "IntegerModel",
     "IntvitError",
+    "OnnxModel",
     "Preprocessing",
     "UnsupportedOp",
     "VerifyError",
     "__version__",
     "compile",
+    "export",
     "load",
     "quantize",
 ]
@@ -39,9 +44,11 @@ __all__ = [
 _LAZY = {
     "quantize": ("intvit.quantization", "quantize"),
     "compile": ("intvit.compilation", "compile_model"),
+    "export": ("intvit.to_onnx.file", "export_onnx"),
     "load": ("intvit.loading", "load"),
     "IntegerModel": ("intvit.integer_model", "IntegerModel"),
     "CompiledModel": ("intvit.runtime", "CompiledModel"),
+    "OnnxModel": ("intvit.onnx_model", "OnnxModel"),
     "Preprocessing": ("intvit.preprocess", "Preprocessing"),
     "PASSES": ("intvit.passes.pipeline", "PASSES"),
 }

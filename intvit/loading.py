@@ -9,14 +9,17 @@ from intvit.errors import IntvitError
 if TYPE_CHECKING:
     from intvit.cuda.runtime import CudaModel
     from intvit.integer_model import IntegerModel
+    from intvit.onnx_model import OnnxModel
     from intvit.runtime import CompiledModel
 
 
-def load(path: str | Path, threads: int | None = None, device: int = 0) -> "IntegerModel | CompiledModel | CudaModel":
-    """The model in `path`: a compiled module (`.so`, which needs no torch) or an integer model (`.intvit`).
+def load(
+    path: str | Path, threads: int | None = None, device: int = 0
+) -> "IntegerModel | CompiledModel | CudaModel | OnnxModel":
+    """The model in `path`: a compiled module (`.so`), an integer model (`.intvit`) or an exported one (`.onnx`).
 
-    A module for GPUs is put on `device`. `threads` is for a module for CPUs: how many it uses, by default all cores
-    this process may run on. Raises `IntvitError` for any other file.
+    `.so` and `.onnx` need no torch. A module for GPUs is put on `device`. `threads` is for what runs on CPUs: how many
+    cores it uses, by default all that this process may run on. Raises `IntvitError` for any other file.
     """
     suffix = Path(path).suffix
     if suffix == ".so" and (cuda := import_module("intvit.cuda.runtime")).is_cuda_module(Path(path)):
@@ -27,4 +30,6 @@ def load(path: str | Path, threads: int | None = None, device: int = 0) -> "Inte
         return import_module("intvit.runtime").CompiledModel.load(path, threads)  # type: ignore[no-any-return]
     if suffix == ".intvit":
         return import_module("intvit.integer_model").IntegerModel.load(path)  # type: ignore[no-any-return]
-    raise IntvitError(f"{path}: the suffix must be .so (compiled module) or .intvit (integer model)")
+    if suffix == ".onnx":
+        return import_module("intvit.onnx_model").OnnxModel.load(path, threads)  # type: ignore[no-any-return]
+    raise IntvitError(f"{path}: the suffix must be .so (compiled module), .intvit (integer model) or .onnx (exported)")

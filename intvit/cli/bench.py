@@ -1,4 +1,4 @@
-"""`intvit bench`: latency of a compiled module, against other runtimes on its float model, and by kernel."""
+"""`intvit bench`: latency of a module or exported model, against other runtimes on its float model, and by kernel."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +13,7 @@ from intvit.cli.report import Report, Stages, stages
 from intvit.cuda.runtime import CudaModel
 from intvit.errors import IntvitError
 from intvit.loading import load
+from intvit.onnx_model import OnnxModel
 
 if TYPE_CHECKING:
     from intvit.bench.kernels import Kernel
@@ -27,7 +28,7 @@ PROFILE_REPEATS = 20
 
 def bench_command(
     ctx: typer.Context,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="m.so, made by `intvit compile`.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="m.so (compiled) or m.onnx (exported).")],
     batch: Batch = 1,
     threads: Threads = None,
     against: Annotated[
@@ -48,7 +49,7 @@ def bench_command(
     not depend on weights, so random ones do.
     """
     report = Report(ctx)
-    check_input(model, ".so")
+    check_input(model, ".so", ".onnx")
     if against is None and (name is not None or weights is not None):
         raise IntvitError("--model and --weights are for peers: name one with --against torch, onnx or openvino")
     from intvit.bench.kernels import by_kernel
@@ -72,11 +73,12 @@ def bench_command(
             calls |= peer_calls(chosen, source, compiled, pixels, progress)
         progress("measure", 0, rounds)
         times = take_turns(calls, Turns(rounds=rounds), lambda done: progress("measure", done, rounds))
-        kernels = by_kernel(compiled.profile(pixels, PROFILE_REPEATS)) if profile else None
+        steps = compiled.steps if isinstance(compiled, OnnxModel) else compiled.profile
+        kernels = by_kernel(steps(pixels, PROFILE_REPEATS)) if profile else None
     rows = latencies(times, batch)
     used = None if isinstance(compiled, CudaModel) else compiled.threads
     where = "copies from and to the host included" if used is None else f"{used} threads"
-    report.say(f"compiled for {compiled.target}, {where}, batch {batch}")
+    report.say(f"{what_runs(compiled)}, {where}, batch {batch}")
     if source is not None:
         said = "random weights: times do not depend on them" if source[1] == "random" else "with its weights"
         report.say(f"peers run {source[0]}, {said}")
@@ -87,7 +89,7 @@ def bench_command(
         show_kernels(report, kernels)
     report.finish(
         digest=compiled.digest,
-        target=compiled.target,
+        target="onnxruntime" if isinstance(compiled, OnnxModel) else compiled.target,
         threads=used,
         machine=describe(),
         float_model=None if source is None else {"name": source[0], "weights": source[1]},
@@ -96,13 +98,20 @@ def bench_command(
     )
 
 
-def open_module(path: Path, threads: int | None) -> "CompiledModel | CudaModel":
-    """The module, on a GPU or so many cores."""
+def open_module(path: Path, threads: int | None) -> "CompiledModel | CudaModel | OnnxModel":
+    """The module, on a GPU or so many cores, or the exported model."""
     from intvit.runtime import CompiledModel
 
     loaded = load(path, threads)
-    assert isinstance(loaded, CompiledModel | CudaModel)
+    assert isinstance(loaded, CompiledModel | CudaModel | OnnxModel)
     return loaded
+
+
+def what_runs(model: "CompiledModel | CudaModel | OnnxModel") -> str:
+    """One phrase for a person."""
+    if isinstance(model, OnnxModel):
+        return f"profile {model.profile} in ONNX Runtime"
+    return f"compiled for {model.target}"
 
 
 def random_pixels(metadata: "Metadata", count: int) -> NDArray[np.uint8]:
@@ -126,7 +135,7 @@ def float_model_of(metadata: "Metadata", name: str | None, weights: str | None) 
 def peer_calls(
     names: list[str],
     source: tuple[str, str | None],
-    compiled: "CompiledModel",
+    compiled: "CompiledModel | OnnxModel",
     pixels: NDArray[np.uint8],
     progress: Stages,
 ) -> "dict[str, Call]":

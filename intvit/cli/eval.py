@@ -7,7 +7,18 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from intvit.cli.options import Artifact, Batch, Json, Threads, Weights, check_data, check_input, names_in, open_model
+from intvit.cli.options import (
+    ARTIFACTS,
+    Artifact,
+    Batch,
+    Json,
+    Threads,
+    Weights,
+    check_data,
+    check_input,
+    names_in,
+    open_model,
+)
 from intvit.cli.report import Report, stages
 from intvit.cli.settings import described
 from intvit.data import Source
@@ -35,7 +46,7 @@ def eval_command(
     Images come in order of their file names. The float model sees the same pixels, preprocessed as the artifact says.
     """
     report = Report(ctx)
-    check_input(model, ".so", ".intvit")
+    check_input(model, *ARTIFACTS)
     if labels is None and against is None:
         raise IntvitError("there is nothing to compare with: give --labels CSV, or --against MODEL, or both")
     if weights is not None and against is None:

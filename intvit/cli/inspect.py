@@ -6,11 +6,12 @@ from typing import Any
 
 import typer
 
-from intvit.cli.options import Artifact, Json, check_input, open_described
+from intvit.cli.options import ARTIFACTS, Artifact, Json, check_input, open_described
 from intvit.cli.report import Report, stages
 from intvit.cli.settings import described
 from intvit.errors import VerifyError
 from intvit.metadata import Layer, Metadata
+from intvit.onnx_model import OnnxModel
 
 
 def inspect_command(ctx: typer.Context, model: Artifact, as_json: Json = False) -> None:
@@ -20,13 +21,13 @@ def inspect_command(ctx: typer.Context, model: Artifact, as_json: Json = False) 
     used: magnitude bits of 31 that its widest intermediate can reach. SNR: against float, on calibration images.
     """
     report = Report(ctx)
-    check_input(model, ".so", ".intvit")
+    check_input(model, *ARTIFACTS)
     with stages() as progress:
         progress("load")
         loaded = open_described(model)
         bits = bits_used(loaded) if model.suffix == ".intvit" else {}
     metadata = loaded.metadata
-    facts = summary(metadata, loaded.digest, getattr(loaded, "target", None), model)
+    facts = summary(metadata, loaded.digest, getattr(loaded, "target", None), model) | exported_facts(loaded)
     report.say()
     for name, value in facts.items():
         if value is not None:
@@ -65,6 +66,18 @@ def summary(metadata: Metadata, digest: str, target: str | None, path: Path) -> 
         "labels": None if metadata.labels is None else f"{len(metadata.labels)} names",
         "bytes": path.stat().st_size,
         "digest": digest,
+    }
+
+
+def exported_facts(model: Any) -> dict[str, Any]:
+    """What is chosen when a model is exported; the graph's own input and outputs. Nothing of other artifacts."""
+    if not isinstance(model, OnnxModel):
+        return {}
+    batch = "any number of" if model.batch is None else model.batch
+    return {
+        "profile": model.profile,
+        "bit_exact": "yes" if model.bit_exact else "no",
+        "graph": f"{model.image} image, {model.output} outputs, {batch} images per run",
     }
 
 

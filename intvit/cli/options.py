@@ -13,6 +13,7 @@ from intvit.loading import load
 
 if TYPE_CHECKING:
     from intvit.integer_model import IntegerModel
+    from intvit.onnx_model import OnnxModel
     from intvit.runtime import CompiledModel
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
@@ -24,9 +25,12 @@ Weights = Annotated[
     str | None,
     typer.Option("--weights", metavar="FILE", help="Weights of the float model: a file, 'pretrained' or 'random'."),
 ]
-Artifact = Annotated[Path, typer.Argument(metavar="MODEL", help="m.so (compiled) or m.intvit (integer reference).")]
+Artifact = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="m.so (compiled), m.intvit (integer reference) or m.onnx (exported).")
+]
 
-SUFFIXES = {".intvit": "intvit quantize", ".so": "intvit compile"}
+SUFFIXES = {".intvit": "intvit quantize", ".so": "intvit compile", ".onnx": "intvit export"}
+ARTIFACTS = tuple(SUFFIXES)
 
 
 def check_input(path: Path, *suffixes: str) -> None:
@@ -38,7 +42,7 @@ def check_input(path: Path, *suffixes: str) -> None:
         raise IntvitError(f"{path}: no such file; check the path, or make it with `{SUFFIXES[path.suffix]}`")
 
 
-def open_model(path: Path, threads: int | None = None) -> "IntegerModel | CompiledModel | CudaModel":
+def open_model(path: Path, threads: int | None = None) -> "IntegerModel | CompiledModel | CudaModel | OnnxModel":
     """The artifact, run on `threads` cores."""
     if path.suffix == ".intvit" and threads is not None:
         import torch
@@ -47,7 +51,7 @@ def open_model(path: Path, threads: int | None = None) -> "IntegerModel | Compil
     return load(path, threads)
 
 
-def open_described(path: Path) -> "IntegerModel | CompiledModel | CudaModel":
+def open_described(path: Path) -> "IntegerModel | CompiledModel | CudaModel | OnnxModel":
     """The artifact, to read of it: a module for GPUs needs none."""
     if path.suffix == ".so" and is_cuda_module(path):
         return CudaModel(path, device=None)

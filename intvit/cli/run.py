@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from intvit.cli.options import Artifact, Batch, Json, Threads, check_input, open_model
+from intvit.cli.options import ARTIFACTS, Artifact, Batch, Json, Threads, check_input, open_model
 from intvit.cli.report import Report, stages
 from intvit.data import Source
 from intvit.errors import IntvitError
@@ -26,7 +26,7 @@ def run_command(
 ) -> None:
     """Classify images: the five likeliest classes."""
     report = Report(ctx)
-    check_input(model, ".so", ".intvit")
+    check_input(model, *ARTIFACTS)
     files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
     rows: list[dict[str, Any]] = []
     with stages() as progress:

@@ -1,12 +1,13 @@
 """`intvit verify`: what can be proved of an artifact; exit code 4 where a proof fails.
 
-|                 | m.intvit                 | m.so                     | m.so --against m.intvit           |
-|-----------------|--------------------------|--------------------------|-----------------------------------|
-| `integer_only`  | graph                    | machine code             | both                              |
-| `overflow_free` | graph, with its weights  | null                     | graph of the same digest          |
-| `bit_exact`     | null without `--against` | null                     | all outputs of the two            |
+|                 | m.intvit                 | m.so         | m.onnx     | m.so or m.onnx --against m.intvit |
+|-----------------|--------------------------|--------------|------------|-----------------------------------|
+| `integer_only`  | graph                    | machine code | ONNX graph | both                              |
+| `overflow_free` | graph, with its weights  | null         | null       | graph of the same digest          |
+| `bit_exact`     | null without `--against` | null         | null       | all outputs of the two            |
 
-A module for another processor is not run: its machine code is read, and that is all.
+A module for another processor is not run: its machine code is read, and that is all. An ONNX model of the profile qdq
+is neither integer-only nor bit-exact, and says so.
 """
 
 from collections.abc import Callable
@@ -16,12 +17,13 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from intvit.cli.options import Artifact, Json, check_data, check_input, open_described, open_model
+from intvit.cli.options import ARTIFACTS, Artifact, Json, check_data, check_input, open_described, open_model
 from intvit.cli.report import Report, Stages, stages
 from intvit.cuda.runtime import CudaModel
 from intvit.data import Source
 from intvit.errors import IntvitError, VerifyError
 from intvit.model import Array, Model
+from intvit.onnx_model import OnnxModel
 from intvit.seal import check_seal
 from intvit.verify.machine.elf import foreign_processor
 
@@ -53,7 +55,7 @@ def verify_command(
     model: Artifact,
     against: Annotated[
         Path | None,
-        typer.Option("--against", metavar="m.intvit", help="The model that m.so was compiled from."),
+        typer.Option("--against", metavar="m.intvit", help="The model that m.so or m.onnx was made from."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Images to compare bits on, besides random and extreme ones.")
@@ -63,7 +65,7 @@ def verify_command(
 ) -> None:
     """Prove no float, no overflow, and equal bits."""
     report = Report(ctx)
-    check_input(model, ".so", ".intvit")
+    check_input(model, *ARTIFACTS)
     if against is not None:
         check_input(against, ".intvit")
     if data is not None:
@@ -103,11 +105,16 @@ def verify_here(
     same = reference.digest == loaded.digest
     if model.suffix == ".so":
         verify_images(loaded, found) if isinstance(loaded, CudaModel) else verify_code(model, found)
+    if isinstance(loaded, OnnxModel):
+        verify_operators(model, found)
     if model.suffix == ".intvit" or (against is not None and same):
         verify_graph(loaded if model.suffix == ".intvit" else reference, found)
-    if model.suffix == ".so" and not same:
+    if model.suffix != ".intvit" and not same:
         digests = f"digests {loaded.digest[:16]} and {reference.digest[:16]}"
-        found.fail("bit_exact", f"{model} was not compiled from {against} ({digests})")
+        made = "exported" if isinstance(loaded, OnnxModel) else "compiled"
+        found.fail("bit_exact", f"{model} was not {made} from {against} ({digests})")
+    elif against is not None and isinstance(loaded, OnnxModel) and not loaded.bit_exact:
+        found.fail("bit_exact", f"{model} is of the profile {loaded.profile}, which gives other numbers by design")
     elif against is not None:
         progress("compare bits")
         verify_bits(loaded, reference, None if data is None else pixels_of(data, limit, reference), found)
@@ -128,6 +135,13 @@ def verify_code(path: Path, found: Findings) -> None:
     from intvit.verify.no_float_code import prove_no_float_instructions
 
     found.attempt("integer_only", prove_no_float_instructions, path)
+
+
+def verify_operators(path: Path, found: Findings) -> None:
+    """The proof about an ONNX graph; needs the package `onnx`."""
+    from intvit.verify.no_float_onnx import prove_no_float_onnx
+
+    found.attempt("integer_only", prove_no_float_onnx, path)
 
 
 def verify_images(model: CudaModel, found: Findings) -> None:

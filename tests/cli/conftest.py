@@ -96,3 +96,14 @@ def module_file(integer_file: Path) -> Path:
     done = run_command("compile", integer_file, "-o", path)
     assert done.code == 0, done
     return path
+
+
+@pytest.fixture(scope="session")
+def onnx_file(integer_file: Path) -> Path:
+    """`tiny:vit`, exported."""
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'intvit[onnx]'")
+    path = integer_file.with_suffix(".onnx")
+    done = run_command("export", integer_file, "-o", path)
+    assert done.code == 0, done
+    return path

@@ -69,7 +69,7 @@ def test_compile_needs_a_compiler_and_space(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["module_file", "integer_file"])
+@pytest.mark.parametrize("kind", ["module_file", "integer_file", "onnx_file"])
 def test_run_gives_the_likeliest_classes(
     kind: str, intvit: Command, images: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -98,7 +98,7 @@ def test_a_module_needs_neither_torch_nor_the_compiler(module_file: Path, images
         assert json.loads(done.stdout)["arguments"]["model"] == str(module_file)
 
 
-@pytest.mark.parametrize("kind", ["module_file", "integer_file"])
+@pytest.mark.parametrize("kind", ["module_file", "integer_file", "onnx_file"])
 def test_eval_against_float(kind: str, intvit: Command, images: Path, request: pytest.FixtureRequest) -> None:
     path, labels = request.getfixturevalue(kind), images.parent / "labels.csv"
     options = ("--data", images, "--labels", labels, "--skip", 2, "--limit", 7, "--against", "tiny:vit", "--batch", 3)

@@ -137,9 +137,13 @@ def test_every_unsupported_operation_is_listed(
     assert not path.exists()
 
 
-@pytest.mark.parametrize("command", ["compile", "run", "eval", "verify", "inspect"])
+@pytest.mark.parametrize("command", ["compile", "export", "run", "eval", "verify", "inspect"])
 @pytest.mark.parametrize(
-    "name", ["missing.intvit", "damaged.intvit", "weights.safetensors", "missing.so", "damaged.so"]
+    "name",
+    [
+        *("missing.intvit", "damaged.intvit", "weights.safetensors"),
+        *("missing.so", "damaged.so", "missing.onnx", "damaged.onnx"),
+    ],
 )
 def test_wrong_artifacts(
     command: str, name: str, intvit: Command, integer_file: Path, images: Path, tmp_path: Path
@@ -148,19 +152,24 @@ def test_wrong_artifacts(
     content[-10] ^= 1
     (tmp_path / "damaged.intvit").write_bytes(content)
     (tmp_path / "damaged.so").write_bytes(b"\x7fELF no library")
+    (tmp_path / "damaged.onnx").write_bytes(b"no ONNX model" * 9)
     save_file({"weight": torch.zeros(2)}, tmp_path / "weights.safetensors")
+    if name == "damaged.onnx" or command == "export":
+        for package in ("onnx", "onnxruntime"):
+            pytest.importorskip(package, reason=f"{package} is not installed: pip install 'intvit[onnx]'")
     more = {
         "compile": ("-o", tmp_path / "out.so"),
+        "export": ("-o", tmp_path / "out.onnx"),
         "run": (images / "00.png",),
         "eval": ("--data", images, "--labels", images.parent / "labels.csv"),
     }
     done = intvit(command, tmp_path / name, *more.get(command, ()))
-    if command == "compile" and name.endswith(".so"):
+    if command in ("compile", "export") and name.endswith((".so", ".onnx")):
         done.refused(name, "ends in .intvit")
     else:
         hint = {"mis": "no such file", "dam": "damaged", "wei": "ends in"}[name[:3]]
         done.refused(name, hint)
-    assert not (tmp_path / "out.so").exists()
+    assert not list(tmp_path.glob("out.*"))
 
 
 def test_compile_refuses_targets_and_suffixes(intvit: Command, integer_file: Path, tmp_path: Path) -> None:
