@@ -24,6 +24,11 @@ SHIPPED = {
     "intvit/embed/module.c",
     "intvit/embed/runtime.c",
     "intvit/py.typed",
+    "intvit/web/demo.js",
+    "intvit/web/icon.svg",
+    "intvit/web/index.html",
+    "intvit/web/style.css",
+    "intvit/web/result.css",
 }
 
 
@@ -85,7 +90,7 @@ def test_an_editable_install_adds_one_name(sources: Path) -> None:
     assert mapping.partition(" = ")[2] == f"{{'intvit': {str(sources / 'intvit')!r}}}"
 
 
-HEAVY = "{'torch', 'tvm', 'safetensors', 'timm', 'transformers'}"
+HEAVY = "{'torch', 'tvm', 'safetensors', 'timm', 'transformers', 'onnx', 'onnxruntime'}"
 
 
 @pytest.mark.parametrize("statement", ["import intvit", "from intvit import load, Preprocessing", "import intvit.cli"])

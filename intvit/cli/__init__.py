@@ -16,11 +16,13 @@ from intvit.cli.compile import compile_command
 from intvit.cli.demo import demo_command
 from intvit.cli.errors import Commands
 from intvit.cli.eval import eval_command
+from intvit.cli.export import export_command
 from intvit.cli.inspect import inspect_command
 from intvit.cli.pack import pack_command
 from intvit.cli.passes import passes_command
 from intvit.cli.quantize import quantize_command
 from intvit.cli.run import run_command
+from intvit.cli.serve import serve_command
 from intvit.cli.verify import verify_command
 
 app = typer.Typer(
@@ -34,12 +36,14 @@ app = typer.Typer(
 for name, command in (
     ("quantize", quantize_command),
     ("compile", compile_command),
+    ("export", export_command),
     ("run", run_command),
     ("eval", eval_command),
     ("pack", pack_command),
     ("verify", verify_command),
     ("inspect", inspect_command),
     ("bench", bench_command),
+    ("serve", serve_command),
     ("passes", passes_command),
     ("demo", demo_command),
 ):
