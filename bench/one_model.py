@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         name=options.model,
     )
     quantized = time.perf_counter() - start
-    weights = sum(b.nbytes for b in model.graph.module.buffers() if b.dtype == torch.int8 and b.ndim == 2)
+    weights = weight_bytes(model)
     names = options.targets or [LIMITS[options.isa].target]
     with tempfile.TemporaryDirectory() as folder:
         modules, compiled = {}, {}
@@ -96,6 +96,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "modules": modules,
         "latency": latency,
     }
+
+
+def weight_bytes(model: intvit.IntegerModel) -> int:
+    """Of its int8 matrices."""
+    return sum(b.nbytes for b in model.graph.module.buffers() if b.dtype == torch.int8 and b.ndim == 2)
 
 
 def random_pixels(preprocessing: Preprocessing, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

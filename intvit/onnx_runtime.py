@@ -120,7 +120,7 @@ def operator_events(path: Path, threads: int, feeds: Mapping[str, Array], repeat
 
 
 def operator_steps(path: Path, threads: int, feeds: Mapping[str, Array], repeats: int) -> list[Step]:
-    """The median time of each operator in `repeats` runs; its path is the layer, where its node is named `layer/label`."""
+    """The median time of each operator in `repeats` runs; its path is the layer of a node named `layer/label`."""
     runs = operator_events(path, threads, feeds, repeats)
     times = np.median([[event["dur"] for event in events] for events in runs], axis=0)
     return [

@@ -11,6 +11,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,16 @@ class OpenVinoPeers:
 
     def make(self, precision: str, images: NDArray[np.float32], threads: int) -> Callable[[], object]:
         """`f32`, `bf16` or `int8` on `[batch, C, H, W]`; raises `IntvitError` where it cannot run."""
-        peer = f"openvino-{precision}"
+        return self._call(f"openvino-{precision}", precision, lambda: self._model(precision), images, threads)
+
+    def run_file(self, name: str, path: Path, images: NDArray[Any], threads: int) -> Callable[[], object]:
+        """A quantized ONNX model of any maker, called `name`, on images that it takes; it runs as `int8` does."""
+        return self._call(name, "int8", lambda: self._core.read_model(path), images, threads)
+
+    def _call(
+        self, peer: str, precision: str, make: Callable[[], Any], images: NDArray[Any], threads: int
+    ) -> Callable[[], object]:
+        """A call of the model that `make` gives, its shape fixed to that of the images."""
         openvino = import_package("openvino", peer)
         self._core = self._core or openvino.Core()
         limited = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in LEVELS_WITHOUT_BF16
@@ -48,7 +58,7 @@ class OpenVinoPeers:
         if precision != "int8" or limited:
             properties["INFERENCE_PRECISION_HINT"] = "f32" if precision == "int8" else precision
         try:
-            model = self._model(precision).clone()
+            model = make().clone()
             model.reshape(list(images.shape))
             request = self._core.compile_model(model, "CPU", properties).create_infer_request()
             request.infer([images], share_inputs=True, share_outputs=True)

@@ -1,6 +1,5 @@
 """`bench/gpu.py` and what belongs to it, without a GPU: turns, statistics, checks, packs, tables and pictures."""
 
-import importlib
 import importlib.util
 import inspect
 import json
@@ -21,13 +20,6 @@ import torch
 from intvit.cuda.runtime import CudaModel
 
 FOLDER = Path(__file__).resolve().parents[2] / "bench"
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """`script("gpu")`: a script of `bench/` as a module."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
 
 
 def cpu_timer(call: Callable[[], object], count: int) -> float:

@@ -1,29 +1,14 @@
 """The scripts of `bench/`: tables and pictures of known measurements, and loops that the processor really runs."""
 
-import importlib
 import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from intvit.bench.machine import describe
 from intvit.bench.names import PEERS
-
-FOLDER = Path(__file__).resolve().parents[2] / "bench"
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`script("table")`: a script of `bench/` as a module."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    return load
 
 
 def row(name: str, median: float, ratio: float | None) -> dict[str, Any]:
