@@ -1,13 +1,14 @@
 """Where ONNX nodes are written: the graph, or the body of a model-local function.
 
-A function of the dialect is a Python function that writes nodes into the scope that it is given. `Scope.call` runs it on
-the graph itself, under the layer's path (inlined, the default), or once on a body of its own, which becomes a
+A function of the dialect is a Python function that writes nodes into the scope that it is given. `Scope.call` runs it
+on the graph itself, under the layer's path (inlined, the default), or once on a body of its own, which becomes a
 `FunctionProto` of the domain `intvit` that every layer calls (`keep_functions`): the nodes are the same.
 
 A value's name is `path/label`, or `path/7` where it has no label: the seventh of the layer. A constant is stored once
 for each content.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -128,7 +129,8 @@ class Scope:
         """`body(scope, *inputs, **fixed)` here, or as a call of the function `name`, one for each `fixed`."""
         if not self.keep_functions or self.in_function:
             return body(self, *inputs, **fixed)
-        variant = "_".join([name, *(str(value) for value in fixed.values())])
+        choices = "_".join(str(value) for value in fixed.values()).replace("-", "minus_")
+        variant = re.sub(r"\W+", "_", f"{name}_{choices}").strip("_")
         if variant not in self.functions:
             self.functions[variant] = self._function(variant, body, len(inputs), fixed)
         return self.ops(variant, *inputs, labels=(label or name,), domain=DOMAIN)[0]

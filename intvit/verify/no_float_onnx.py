@@ -203,7 +203,7 @@ class _Boundary:
                     self.nodes.add(id(self._producers[name]))
 
     def _float(self, name: str) -> bool:
-        return self._types.get(name) == TensorProto.FLOAT
+        return self._types.get(name) in (TensorProto.FLOAT, TensorProto.DOUBLE)
 
 
 def _is(node: onnx.NodeProto | None, *kinds: str) -> TypeGuard[onnx.NodeProto]:

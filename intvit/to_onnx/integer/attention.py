@@ -133,7 +133,8 @@ class Distances:
 
 def _half_down(shift: Array) -> Array:
     """What rounds a shift of negated numbers half up."""
-    return np.maximum((np.int64(1) << shift.astype(np.int64)) // 2 - 1, 0)
+    addend: Array = np.maximum((np.int64(1) << shift.astype(np.int64)) // 2 - 1, 0)
+    return addend
 
 
 def attention(
@@ -174,8 +175,8 @@ def attention(
     first = [s.constant(0, "uint8"), *zeros] if zeros else []
     o = joined(s, *(s.op("MatMulInteger", e, values, *first) for e in (upper, lower)))
     ones = s.constant(np.ones((keys, 1)), "int8", label=f"ones_{keys}")
-    total = joined(s, *(s.op("MatMulInteger", e, ones) for e in (upper, lower)))
-    mean = s.op("Transpose", row_mean(s, o, total, keys, bits), perm=[0, 2, 1, 3])
+    sums = joined(s, *(s.op("Reshape", s.op("MatMulInteger", e, ones), s.int64(-1)) for e in (upper, lower)))
+    mean = s.op("Transpose", row_mean(s, o, sums, heads, tokens, keys, bits), perm=[0, 2, 1, 3])
     centred = s.op("Div", s.op("Add", s.op("Reshape", mean, s.int64(0, 0, -1)), mean_addend), divisor)
     y = levelled(s, s.op("Add", s.op("Mul", centred, multiplier), addend), unit, top, far)
     return s.cast(y, "uint8")
@@ -223,32 +224,34 @@ def weights(s: Scope, table: str, index: str, heads: int, tokens: int, keys: int
     return s.op("Reshape", s.op("GatherElements", wide, index, axis=1), s.int64(-1, heads, tokens, keys))
 
 
-def row_mean(s: Scope, o: str, total: str, keys: int, bits: int) -> str:
-    """`o / total` at 2^15 above Q7: the product of `o >> k`, rounded, and the reciprocal, of rows `[B, H, T, E]`."""
+def row_mean(s: Scope, o: str, sums: str, heads: int, tokens: int, keys: int, bits: int) -> str:
+    """`o / sums` at 2^15 above Q7: the product of `o >> k`, rounded, and the reciprocal, of rows `[B, H, T, E]`.
+
+    What a row alone decides is computed on `[R]`: rows of one number each are slow to broadcast.
+    """
     largest = (((1 << bits) - 1) * keys).bit_length()
-    sums = s.op("Squeeze", total, s.int64(-1))
     if bits < REFERENCE_BITS:
         sums = s.op("Mul", sums, s.int32(1 << (REFERENCE_BITS - bits)))
     unit = row_unit(s, sums, largest + REFERENCE_BITS - bits)
     reciprocal = s.op("Div", s.int32(1 << 29), s.op("Div", sums, unit))
-    reciprocal = s.op("Unsqueeze", s.op("Min", reciprocal, s.int32((1 << 15) - 1)), s.int64(-1))
-    steps = bits - 8
+    reciprocal = s.op("Min", reciprocal, s.int32((1 << 15) - 1))
     halved = largest > SAFE_BITS
-    divisor = s.op("Unsqueeze", s.op("Mul", unit, s.int32(1 << (steps - halved))), s.int64(-1))
+    divisor = s.op("Mul", unit, s.int32(1 << (bits - 8 - halved)))
     rise = s.op("Mul", divisor, s.int32(RAISE16))
+    if not halved:
+        rise = s.op("Add", rise, s.op("Div", divisor, s.int32(2)))
+    shape = s.int64(-1, heads, tokens, 1)
+    reciprocal, divisor, rise = (s.op("Reshape", row, shape) for row in (reciprocal, divisor, rise))
     if halved:
         o = floor_shift(s, s.op("Add", o, divisor), 1)
-    else:
-        rise = s.op("Add", rise, s.op("Div", divisor, s.int32(2)))
     shifted = s.op("Sub", s.op("Div", s.op("Add", o, rise), divisor), s.int32(RAISE16))
     return s.op("Mul", shifted, reciprocal)
 
 
 def row_unit(s: Scope, sums: str, largest: int) -> str:
-    """`2^(bits - 15)` of int32 sums of 15 to `largest` bits: 1, and 1, 2, 4, ... for each power that a sum reaches."""
-    if largest == REFERENCE_BITS:
-        return s.int32(1)
-    powers = 1 << np.arange(REFERENCE_BITS, largest)
+    """`2^(bits - 15)` of int32 sums `[R]` of 15 to `largest` bits."""
+    powers = 1 << np.arange(REFERENCE_BITS, max(largest, REFERENCE_BITS + 1))
     reached = s.op("GreaterOrEqual", s.op("Unsqueeze", sums, s.int64(-1)), s.constant(powers, "int32"))
-    steps = s.constant(powers >> REFERENCE_BITS, "int32")
-    return s.op("Add", s.op("MatMul", s.cast(reached, "int32"), steps), s.int32(1))
+    steps = s.op("ReduceSum", s.cast(reached, "int32"), s.int64(-1), keepdims=0)
+    units = s.constant(1 << np.arange(len(powers) + 1), "int32", f"units_{len(powers)}")
+    return s.op("GatherElements", units, steps)

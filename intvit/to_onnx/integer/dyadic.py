@@ -55,12 +55,14 @@ class Rounding:
     @property
     def raised_by(self) -> Array:
         """What the quotient is raised by."""
-        return np.minimum(RAISE16, FLOOR // self.divisor)
+        raised: Array = np.minimum(RAISE16, FLOOR // self.divisor)
+        return raised
 
     @property
     def rise(self) -> Array:
         """What an operand is raised by before it is divided."""
-        return self.divisor // 2 + self.raised_by * self.divisor
+        rise: Array = self.divisor // 2 + self.raised_by * self.divisor
+        return rise
 
     def holds(self, low: int, high: int) -> bool:
         """Whether 32 bits hold operands from `low` to `high` when raised, and none gets lost below."""

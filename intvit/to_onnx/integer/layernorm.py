@@ -109,7 +109,8 @@ def saturates(channels: int, eps: int, min_shift: int) -> bool:
 def rounds_late(eps: int, min_shift: int) -> bool:
     """Whether `2^a` must not be added before the shift, since that may leave 32 bits: from `a = 18` on.
 
-    There `V > 2^37`. Without much of `eps` in it that takes a row whose mean is so far from its end that `t < 2^31 - 2^a`.
+    There `V > 2^37`. Without as much of `eps` in it, the mean of a row is so far from the row's ends that
+    `t < 2^31 - 2^a`.
     """
     return eps * 4.0**min_shift >= LATE_EPS
 

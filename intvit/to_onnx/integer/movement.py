@@ -14,10 +14,11 @@ def patchify(s: Scope, image: str, *, grid: tuple[int, int], size: tuple[int, in
 
 def concat_tokens(s: Scope, constant: str, x: str, *, tokens: int, channels: int, batch: int | None) -> str:
     """Constant tokens int32 `[K, C]` before those of `x` int32 `[B, T, C]`."""
-    shape = s.int64(batch or 1, tokens, channels)
     if batch is None:
         images = s.op("Shape", x, start=0, end=1)
         shape = s.op("Concat", images, s.int64(tokens, channels), axis=0)
+    else:
+        shape = s.int64(batch, tokens, channels)
     return s.op("Concat", s.op("Expand", constant, shape), x, axis=1)
 
 

@@ -5,6 +5,8 @@ row's maximum. They are tables here, stored with the model. 64-bit integers: `la
 reference.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import fx
@@ -109,7 +111,7 @@ def gelu_published(w: Writer, node: fx.Node) -> str:
     shape = w.shapes[node.name][1:]
     table = w.scope.constant(sigmoid_table(x0).numpy().ravel(), "int8", f"sigmoids_{-x0}")
     inputs = (w.written[x], table, w.scope.constant(rise, "int32", "rise"), *constants)
-    fixed = dict(far=far, rows=rows_for(int(np.prod(shape))), shape=shape)
+    fixed: dict[str, Any] = dict(far=far, rows=rows_for(int(np.prod(shape))), shape=shape)
     return w.scope.call("GELUPublished", gelu_nodes, *inputs, **fixed)
 
 

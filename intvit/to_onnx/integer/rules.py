@@ -9,11 +9,23 @@ from typing import Any
 import numpy as np
 from torch import fx
 
+from intvit.dialect.gelu import FRACTION
 from intvit.errors import IntvitError
 from intvit.fusion import name_of, node_of
 from intvit.nodes import arguments
 from intvit.to_onnx.integer import attention, gelu, layernorm, movement, requantize
-from intvit.to_onnx.integer.dyadic import INT32_END, LEVELS8, LEVELS16, RAISE8, RAISE16, Array, Levels, Rounding, fits32, half
+from intvit.to_onnx.integer.dyadic import (
+    INT32_END,
+    LEVELS8,
+    LEVELS16,
+    RAISE8,
+    RAISE16,
+    Array,
+    Levels,
+    Rounding,
+    fits32,
+    half,
+)
 from intvit.to_onnx.integer.linear import Product, reads_alone, siblings
 from intvit.to_onnx.integer.published import attention_published, gelu_published, layernorm_published
 from intvit.to_onnx.integer.writer import Writer
@@ -89,8 +101,8 @@ def requantized(w: Writer, node: fx.Node, raised: str, divisor: str, raised_by: 
     factors = multiplier.astype(np.int64)
     m, rises = w.multiplier(factors), raised_by * factors
     if dtype == "int32":
-        inputs = (raised, divisor, m, w.addend(half(shift) - rises, factors))
-        return w.scope.call("RequantizeWide", requantize.requantize_wide, *inputs, shift=shift, zero=zero)
+        wide = (raised, divisor, m, w.addend(half(shift) - rises, factors))
+        return w.scope.call("RequantizeWide", requantize.requantize_wide, *wide, shift=shift, zero=zero)
     lowest, count = levels_of(w, node, dtype)
     levels = Levels(shift, lowest - zero, count, RAISE16 * int(abs(factors).max()), rises)
     inputs = (raised, divisor, m, w.addend(levels.addend, factors), *w.ends(levels))
@@ -141,7 +153,7 @@ def shift_gelu(w: Writer, node: fx.Node) -> str:
     levels = Levels(
         shift, -RAISE8 - zero_point, LEVELS8, RAISE16 * int(abs(factors).max()), rounding.raised_by * factors
     )
-    up = w.scope.int32(1 << (gelu.FRACTION - fraction))
+    up = w.scope.int32(1 << (FRACTION - fraction))
     bumps = w.scope.constant(gelu.bump(fraction), "int16", f"gelu_bump_{fraction}")
     rows = (rounding.rise, rounding.divisor, factors, levels.addend)
     labels = ("rise", "divisor", "multiplier", "addend")
@@ -186,17 +198,15 @@ def norm(w: Writer, node: fx.Node) -> str:
     rows = (w.raised(x, np.array([RAISE16])), floor, w.multiplier(factors, kind))
     inputs = (*rows, w.constant(addend, "addend", kind))
     clipped = layernorm.saturates(channels, eps, min_shift)
-    fixed: dict[str, Any] = dict(
-        channels=channels, tokens=tokens, min_shift=min_shift, clipped=clipped, far=levels.far
-    )
+    fixed: dict[str, Any] = dict(channels=channels, tokens=tokens, min_shift=min_shift, clipped=clipped, far=levels.far)
     if fine:
         return w.scope.call("LayerNormFine", layernorm.layernorm_fine, *inputs, *w.ends(levels), **fixed)
     late = layernorm.rounds_late(eps, min_shift)
     unit, top = w.ends(levels)
-    ends = (unit, w.scope.int32(0), top)
+    ends = [unit, w.scope.int32(0), top]
     if unsigned:
         first = INT32_END >> shift
-        ends = tuple(w.scope.constant(v, "uint32") for v in (shift, first, first + LEVELS8 - 1))
+        ends = [w.scope.constant(v, "uint32") for v in (shift, first, first + LEVELS8 - 1)]
     return w.scope.call("LayerNorm", layernorm.layernorm, *inputs, *ends, unsigned=unsigned, late=late, **fixed)
 
 
@@ -204,8 +214,8 @@ def shiftmax_attention(w: Writer, node: fx.Node) -> str:
     q, k, v, heads, score_m, score_pre, score_shift, bits, multiplier, pre_shift, shift = arguments(node)
     tokens, keys = w.shapes[q.name][1], w.shapes[k.name][1]
     span = attention.LARGEST_PRODUCT * (w.shapes[q.name][2] // heads)
-    of_heads = (np.broadcast_to(w.array(a), heads) for a in (score_pre, score_m))
-    distances = attention.Distances.of(*of_heads, score_shift, bits, span)
+    of_heads = [np.broadcast_to(w.array(a), heads) for a in (score_pre, score_m)]
+    distances = attention.Distances.of(of_heads[0], of_heads[1], score_shift, bits, span)
     if not fits32(distances.rises + span) or not attention.sums_fit(keys, bits):
         raise IntvitError(f"{w.scope.path}: {heads} heads of {keys} keys leave 32 bits: it cannot be exported to ONNX")
     pre = w.array(pre_shift)

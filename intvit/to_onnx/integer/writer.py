@@ -1,7 +1,8 @@
 """Writes the nodes of an integer graph: in which form a value is kept, and how its constants are stored.
 
-`rules.py` says which nodes an operation becomes. Every constant that a rounding, a raise or a zero point needs is worked
-out from the graph's own and folded into what is there anyway: the bias of a product takes in the raise of its reader.
+`rules.py` says which nodes an operation becomes. Every constant that a rounding, a raise or a zero point needs is
+worked out from the graph's own and folded into what is there anyway: the bias of a product takes in the raise of its
+reader.
 """
 
 from collections.abc import Callable, Mapping
@@ -74,7 +75,10 @@ class Writer:
     # constants
 
     def constant(self, values: Array | int, label: str, dtype: str = "int32") -> str:
-        """A row of numbers for the channels, or one where all are equal. Raises `IntvitError` for one that is too large."""
+        """A row of numbers for the channels, or one where all are equal.
+
+        Raises `IntvitError` for one that is too large.
+        """
         array = np.atleast_1d(np.asarray(values))
         limits = np.iinfo(dtype)
         if array.min() < limits.min or array.max() > limits.max:
@@ -119,8 +123,10 @@ class Writer:
     # forms of a value
 
     def operand(self, node: fx.Node, pre: Array, folded: bool = False) -> tuple[str, str, Array]:
-        """What `saturated` takes of a value that is shifted by `pre`, raised, and the divisor; what its result is
-        raised by. `folded`: the value is raised."""
+        """What `saturated` takes of a value that is shifted by `pre`, raised, and the divisor; what it is raised by.
+
+        `folded`: the value is raised already.
+        """
         rounding = Rounding(pre)
         if folded:
             return self.written[node], self.divisor(rounding), rounding.raised_by
