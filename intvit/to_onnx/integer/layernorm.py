@@ -205,15 +205,17 @@ def floating_variance(s: Scope, squares: str, r: str, floor: str, channels: int,
 
 
 def reciprocal_root(s: Scope, v: str) -> tuple[str, str]:
-    """`g` and `14 - j`, int64 `[R]`, of int64 `v` of 1 to 31 bits."""
+    """`g` and `14 - j`, int64 `[R]`, of int64 `v` of 1 to 31 bits.
+
+    One Newton step from a guess gives the root `ρ`, or `ρ + 1` where the real root is less than 1/4 below that (a guess
+    is off by `2^-8` of a root of at least `2^14`): the nearest half is `ρ + 1` then, and so it comes out of both.
+    """
     steps = count_reached(s, v, 1 << 2 * np.arange(1, 16))
     normal = s.op("Mul", v, looked_up(s, steps, 1 << 2 * np.arange(15, -1, -1), "int64", "normal"))
     normal = s.cast(s.op("Div", normal, s.int64(4)), "int32")
     guesses = np.sqrt((np.arange(1 << (30 - ROOT_STEP)) + 0.5) * (1 << ROOT_STEP))
     guess = looked_up(s, s.op("Div", normal, s.int32(1 << ROOT_STEP)), guesses, "int32", "roots")
-    newton = s.op("Div", s.op("Add", guess, s.op("Div", normal, guess)), s.int32(2))
-    over = s.op("Greater", s.op("Mul", newton, newton), normal)
-    root = s.op("Sub", newton, s.cast(over, "int32"), label="root")
+    root = s.op("Div", s.op("Add", guess, s.op("Div", normal, guess)), s.int32(2), label="root")
     rest = s.op("Sub", normal, s.op("Mul", root, root))
     double = s.op("Add", root, root)
     nearest = s.op("Add", double, s.op("Div", s.op("Add", s.op("Add", rest, rest), root), double))

@@ -254,8 +254,6 @@ def concat_tokens(w: Writer, node: fx.Node) -> str:
 
 def select_tokens(w: Writer, node: fx.Node) -> str:
     x, start, stop = arguments(node)
-    if x in w.lowest:
-        w.lowest[node] = w.lowest[x]
     return w.scope.call("SelectTokens", movement.select_tokens, w.written[x], start=start, stop=stop)
 
 

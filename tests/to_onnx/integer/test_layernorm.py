@@ -79,7 +79,7 @@ def test_every_min_shift(min_shift: int, eps: int, dtype: str) -> None:
     x = np.concatenate([of_kinds(i, n).reshape(1, -1, n)[:, :, :2] for i, n in ((0, 2), (1, 16), (2, 31))], 1)
     wide = np.concatenate([of_kinds(3, 31)[:1], outliers(31)], 1)
     for part in (x, wide):
-        check(part, row(32_767), row(5), 2, eps, min_shift, dtype)
+        check(part, row(32_767), row(5), 24 if dtype == "int8" else 16, eps, min_shift, dtype)
 
 
 def test_the_largest_sums() -> None:
