@@ -7,6 +7,7 @@ up with black images whose outputs are dropped.
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,29 +68,35 @@ class OnnxModel(Model):
         if self.profile != INTEGER:
             raise IntvitError(f"{self.path}: of the profile {self.profile}, which has no integer outputs")
         if self.output == "float32":
-            raise IntvitError(f"{self.path}: gives floats: export with --output-type int32 to have its integers")
+            raise IntvitError(
+                f"{self.path}: gives floats: export with output='int32' (--output-type int32) for integers"
+            )
         return self._run(pixels)
 
     def _run(self, pixels: NDArray[np.uint8]) -> tuple[Array, ...]:
         """The graph's outputs `[batch, *output_shapes[i]]` for any number of images."""
-        if self.batch is None:
-            return tuple(self._session.run(None, self._feeds(pixels)))
-        black = np.zeros((-len(pixels) % self.batch, *pixels.shape[1:]), np.uint8)
-        filled = np.concatenate([pixels, black])
-        runs = [
-            self._session.run(None, self._feeds(filled[start : start + self.batch]))
-            for start in range(0, len(filled), self.batch)
-        ]
-        return tuple(np.concatenate(parts)[: len(pixels)] for parts in zip(*runs, strict=True))
+        first, *more = [self._session.run(None, feeds) for feeds in self._batches(pixels)]
+        outputs = [np.concatenate(parts) for parts in zip(first, *more, strict=True)] if more else first
+        return tuple(output[: len(pixels)] for output in outputs)
+
+    def _batches(self, pixels: NDArray[np.uint8]) -> Iterator[dict[str, Array]]:
+        """What each run is fed: all images, or so many as the graph takes, the last ones filled up with black."""
+        batch = self.batch or len(pixels)
+        black = np.zeros((-len(pixels) % batch, *pixels.shape[1:]), np.uint8)
+        filled = np.concatenate([pixels, black]) if len(black) else pixels
+        return (self._feeds(filled[start : start + batch]) for start in range(0, len(filled), batch))
 
     def _feeds(self, pixels: NDArray[np.uint8]) -> dict[str, Array]:
         grid = self.metadata.input_grid
         return {self._input: pixels if self.image == "uint8" else grid.normalized(pixels)}
 
     def steps(self, pixels: NDArray[np.uint8], repeats: int = 20) -> list[Step]:
-        """The median time of each operator in runs of `pixels`, as ONNX Runtime's profiler measures it."""
+        """The median time of each operator in a run of `pixels`, as ONNX Runtime's profiler measures it.
+
+        Of a model of one batch size, a run is of the first images that fill it, or of these and black ones.
+        """
         require_images(pixels)
-        return operator_steps(self.path, self.threads, self._feeds(pixels[: self.batch]), repeats)
+        return operator_steps(self.path, self.threads, next(self._batches(pixels)), repeats)
 
     def _boundary(self) -> tuple[str, str, int | None]:
         """Types of image and outputs, and the batch; raises `IntvitError` where they are not what the metadata say."""
@@ -111,11 +118,11 @@ class OnnxModel(Model):
 
     def _require_exact(self) -> None:
         channels, height, width = self.metadata.input_grid.shape
-        black = self._feeds(np.zeros((self.batch or 1, height, width, channels), np.uint8))
+        black = next(self._batches(np.zeros((1, height, width, channels), np.uint8)))
         if products() is Products.WRONG or multiplies_computed(self.path, self.threads, black):
             raise IntvitError(
                 f"{self.path}: ONNX Runtime's products of uint8 with int8 saturate on this CPU (AVX2 without VNNI), so "
-                "its integers would be wrong: export the model with --portable"
+                "its integers would be wrong: export the model with portable=True (--portable)"
             )
 
 

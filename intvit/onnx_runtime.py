@@ -9,6 +9,7 @@ is needed only.
 
 import base64
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from enum import Enum
@@ -23,6 +24,8 @@ from intvit.model import Array, Step
 
 ERRORS_ONLY = 3
 PRECISE = "session.x64quantprecision"
+EXTERNAL = re.compile("external (data|initializer)", re.IGNORECASE)
+"""In what the runtime says of weights in another file."""
 COMPUTED = (
     "CAgSADpcChgKAWEKAWISAXkiDU1hdE11bEludGVnZXISAXBaEwoBYRIOCgwIAhIICgIIAQoCCARaEwoBYhIOCgwIAxIICgIIBAoCCARiEwoBeRIO"
     "CgwIBhIICgIIAQoCCARCBAoAEA0="
@@ -83,7 +86,7 @@ def open_session(path: Path, threads: int, profile: str | None = None) -> Any:
     try:
         return runtime.InferenceSession(str(path.resolve()), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own exceptions have no common base
-        if "xternal" in str(error):
+        if EXTERNAL.search(str(error).replace(str(path.resolve()), "")):
             raise IntvitError(
                 f"{path}: the file of its weights beside it is missing or damaged: keep the two together"
             ) from error

@@ -10,12 +10,16 @@
 | `POST /logits?as=float32`      | the same as float32 outputs, for a model whose file gives floats                   |
 
 A path is looked up in a table, never in the file system. COOP and COEP headers isolate the page, without which a
-browser gives WebAssembly one thread. Python's standard library only.
+browser gives WebAssembly one thread. Pages of other sites get nothing computed, and nothing at all where they
+gave a loopback address a name of theirs (DNS rebinding). Python's standard library only.
 """
 
+import http.client
+import ipaddress
 import json
 import mmap
 import os
+import re
 import shutil
 import socket
 import sys
@@ -38,9 +42,16 @@ from intvit.metadata import Metadata
 from intvit.model import Model
 from intvit.web import FOLDER, PAGE, RUNTIME
 
-MOST_BYTES = 256 << 20
-"""Of one request: 1783 images of 224x224."""
+MOST_BYTES = 32 << 20
+"""Of one request: 222 images of 224x224."""
+AT_ONCE = 4
+"""Requests whose pixels are read or computed at a time: what they hold in memory is limited."""
 SECONDS_TO_SEND = 60
+SECONDS_TO_WAIT = 60
+"""For one of those places."""
+LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+WEIGHTS = re.compile(r".+\.[0-9a-f]{16}\.data")
+"""Names of `intvit.to_onnx.external_data`, which needs the package onnx."""
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -93,8 +104,7 @@ class Logits:
         return {"outputs": rows, "seconds": round(seconds, 6), "by": self.by}
 
     def _floats(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[Any], ...]:
-        grid = self.metadata.input_grid
-        outputs = self._model(pixels if grid.takes_pixels else grid.normalized(pixels))
+        outputs = self._model(pixels)
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
@@ -119,9 +129,14 @@ class Exported(Protocol):
 def site(model: Exported, runtime: Path, against: Model, by: str) -> Site:
     """The page for an exported model, run by the files in `runtime`, compared with `against`, which it calls `by`.
 
-    Raises `IntvitError` where `against` is another model.
+    Raises `IntvitError` where `against` is another model, and for a model whose integers are no pixels.
     """
     path = model.path
+    if not model.metadata.input_grid.takes_pixels:
+        raise IntvitError(
+            f"{path}: calibrated on float arrays, not on 8-bit images, which are all that the page can give it: "
+            "quantize it with images"
+        )
     if getattr(against, "digest", model.digest) != model.digest:
         raise IntvitError(f"{by}: not the model that {path} was exported from (another digest); export it again")
     data = weight_files(path)
@@ -154,9 +169,17 @@ def described(metadata: Metadata) -> dict[str, Any]:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files of weights beside a model that is too large for one: those that it names."""
+    """The files of weights beside a model that is too large for one: those that it names as the location of some."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return [data for data in sorted(path.parent.glob("*.data")) if content.find(os.fsencode(data.name)) >= 0]
+        beside = [data for data in sorted(path.parent.glob("*.data")) if WEIGHTS.fullmatch(data.name)]
+        return [data for data in beside if content.find(_location(data.name)) >= 0]
+
+
+def _location(name: str) -> bytes:
+    """The pair of strings by which a tensor refers to its file, as protobuf has it: the fields 1 and 2."""
+    text = os.fsencode(name)
+    low, high = len(text) & 0x7F, len(text) >> 7
+    return b"\x0a\x08location\x12" + (bytes([low | 0x80, high]) if high else bytes([low])) + text
 
 
 class Server(ThreadingHTTPServer):
@@ -165,6 +188,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, content: Site) -> None:
         """Raises `IntvitError` where the address cannot be had."""
         self.content = content
+        self.places = threading.BoundedSemaphore(AT_ONCE)
         try:
             self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
             super().__init__((host, port), Handler)
@@ -178,6 +202,15 @@ class Server(ThreadingHTTPServer):
         """The page's address."""
         host, port = str(self.server_address[0]), self.server_address[1]
         return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+    def answers_to(self, host: str) -> bool:
+        """Whether a request's `Host` is a name of this server; on a public address any may be."""
+        address, port = str(self.server_address[0]), int(self.server_address[1])
+        if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+            return True
+        names = {*LOCAL_NAMES, f"[{address}]" if ":" in address else address}
+        without_port = names if port == http.client.HTTP_PORT else set()
+        return host.lower() in {f"{name}:{port}" for name in names} | without_port
 
     def server_bind(self) -> None:
         """Without asking a name server for this host's name, as the base class does."""
@@ -200,15 +233,23 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "intvit"
     sys_version = ""
+    default_request_version = "HTTP/1.0"
+    """Of a request that cannot be read: its answer has headers, which HTTP 0.9 has not."""
     timeout = SECONDS_TO_SEND
+
+    @property
+    def _server(self) -> Server:
+        return cast(Server, self.server)
 
     @property
     def content(self) -> Site:
         """What the server has."""
-        return cast(Server, self.server).content
+        return self._server.content
 
     def do_GET(self) -> None:
         """A file, or the facts about the model."""
+        if not self._server.answers_to(self.headers.get("Host", "")):
+            return self._refuse(HTTPStatus.FORBIDDEN, "this server has another name")
         name = urlsplit(self.path).path
         if name == "/model.json":
             self._send(HTTPStatus.OK, "application/json", self.content.facts)
@@ -221,6 +262,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """The logits of some pixels."""
+        if not (self._server.answers_to(self.headers.get("Host", "")) and self._from_here()):
+            return self._refuse(HTTPStatus.FORBIDDEN, "only this server's own page may ask for that")
         address = urlsplit(self.path)
         if address.path != "/logits":
             return self._refuse(HTTPStatus.NOT_FOUND, "no such page")
@@ -232,11 +275,25 @@ class Handler(BaseHTTPRequestHandler):
             return self._refuse(HTTPStatus.LENGTH_REQUIRED, "say how long the pixels are (Content-Length)")
         if len(length) > len(str(MOST_BYTES)) or int(length) > MOST_BYTES:
             return self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MOST_BYTES} bytes in a request")
-        body = self.rfile.read(int(length))
-        if len(body) < int(length):
+        if not self._server.places.acquire(timeout=SECONDS_TO_WAIT):
+            return self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests at once; try again")
+        try:
+            self._answer(int(length), floats=wanted == "float32")
+        finally:
+            self._server.places.release()
+
+    def _from_here(self) -> bool:
+        """Whether no page of another site asks: browsers say so, and other clients send neither header."""
+        origin = self.headers.get("Origin")
+        own = origin is None or origin.lower().partition("://")[2] == self.headers.get("Host", "").lower()
+        return own and self.headers.get("Sec-Fetch-Site", "").lower() != "cross-site"
+
+    def _answer(self, length: int, floats: bool) -> None:
+        body = self.rfile.read(length)
+        if len(body) < length:
             return self._refuse(HTTPStatus.BAD_REQUEST, f"{len(body)} of {length} bytes came")
         try:
-            answer = self.content.logits.answer(body, floats=wanted == "float32")
+            answer = self.content.logits.answer(body, floats)
         except IntvitError as error:
             return self._refuse(HTTPStatus.BAD_REQUEST, str(error))
         self._send(HTTPStatus.OK, "application/json", json.dumps(answer).encode())
@@ -256,6 +313,10 @@ class Handler(BaseHTTPRequestHandler):
             self._head(HTTPStatus.OK, kind, os.fstat(file.fileno()).st_size)
             if self.command != "HEAD":
                 shutil.copyfileobj(file, self.wfile)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What the base class refuses, such as another method, as everything else is refused."""
+        self._refuse(HTTPStatus(code), message or HTTPStatus(code).phrase)
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
         """One line; what may be left of the request is not read."""

@@ -158,6 +158,12 @@ def test_time_by_operator(tmp_path: Path) -> None:
     assert all(step.seconds >= 0 for step in steps)
 
 
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_time_by_operator_of_a_fixed_batch(count: int, tmp_path: Path) -> None:
+    steps = OnnxModel.load(made(tmp_path / "m.onnx", batch=3)).steps(pixels(count), repeats=1)
+    assert [(step.name, step.path) for step in steps][-1] == ("MatMulInteger", "head")
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -198,6 +204,14 @@ def test_weights_in_another_file(damage: Any, tmp_path: Path) -> None:
         assert np.array_equal(OnnxModel.load(tmp_path / name).integers(pixels(1))[0], expected(pixels(1)))
     damage(tmp_path / "m.data")
     with pytest.raises(IntvitError, match="weights beside it is missing or damaged"):
+        OnnxModel.load(path)
+
+
+def test_a_folder_is_not_taken_for_the_error(tmp_path: Path) -> None:
+    (tmp_path / "External data").mkdir()
+    path = made(tmp_path / "External data" / "external initializer.onnx")
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(IntvitError, match="damaged, or no model"):
         OnnxModel.load(path)
 
 

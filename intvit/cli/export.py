@@ -12,8 +12,6 @@ from intvit.errors import IntvitError
 if TYPE_CHECKING:
     from intvit.integer_model import IntegerModel
 
-OPSET = 21
-
 
 def export_command(
     ctx: typer.Context,
@@ -29,8 +27,8 @@ def export_command(
         bool, typer.Option("--keep-functions", help="Leave every integer operation a local function, to read.")
     ] = False,
     opset: Annotated[
-        int, typer.Option("--opset", help="Version of the standard operators; a wrong one lists all.")
-    ] = OPSET,
+        int | None, typer.Option("--opset", help="Version of the standard operators; a wrong one lists all.")
+    ] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images per run, fixed.")] = None,
     dynamic_batch: Annotated[
         bool, typer.Option("--dynamic-batch", help="Any number of images per run: the default.")
@@ -39,7 +37,11 @@ def export_command(
         str, typer.Option("--input-type", help="uint8 [batch, H, W, C] or float32 [batch, C, H, W], normalized.")
     ] = "uint8",
     output_type: Annotated[
-        str | None, typer.Option("--output-type", help="int32, or float32: these times their scale, as qdq gives.")
+        str | None,
+        typer.Option(
+            "--output-type",
+            help="int32: integers (int32 for logits); float32: these times their scale, as qdq gives.",
+        ),
     ] = None,
     portable: Annotated[
         bool,
@@ -58,8 +60,9 @@ def export_command(
     check_input(model, ".intvit")
     with stages() as progress:
         progress("load")
-        from intvit.to_onnx.file import check_choices, export_onnx
+        from intvit.to_onnx.file import OPSET, check_choices, export_onnx
 
+        opset = OPSET if opset is None else opset
         chosen: dict[str, Any] = {
             "profile": profile,
             "keep_functions": keep_functions,

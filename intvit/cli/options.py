@@ -65,6 +65,8 @@ def check_output(path: Path, *suffixes: str) -> None:
         raise IntvitError(f"{path}: the output must end in {' or '.join(suffixes)}; write -o {first}")
     if path.is_dir():
         raise IntvitError(f"{path}: is a folder; give the path of a file")
+    if (nearest := next(folder for folder in path.parents if folder.exists())).is_file():
+        raise IntvitError(f"{path}: {nearest} is a file, not a folder; choose another path")
     if not path.parent.is_dir():
         raise IntvitError(f"{path}: the folder {path.parent} does not exist; create it or choose another path")
     if not os.access(path.parent, os.W_OK | os.X_OK):

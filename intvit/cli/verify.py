@@ -7,7 +7,11 @@
 | `bit_exact`     | null without `--against` | null         | null       | all outputs of the two            |
 
 A module for another processor is not run: its machine code is read, and that is all. An ONNX model of the profile qdq
-is neither integer-only nor bit-exact, and says so.
+is neither integer-only nor bit-exact, and says so. One with float32 outputs is bit-exact where these are the
+reference's integers times their scale, to the last bit.
+
+An ONNX model that was changed after it was exported fails too, whatever else holds. It is found here only: a file that
+another tool rewrote can still be loaded and run.
 """
 
 from collections.abc import Callable
@@ -25,6 +29,7 @@ from intvit.errors import IntvitError, VerifyError
 from intvit.model import Array, Model
 from intvit.onnx_model import OnnxModel
 from intvit.seal import check_seal
+from intvit.verify.float_outputs import FloatOutputs, ScaledIntegers
 from intvit.verify.machine.elf import foreign_processor
 
 
@@ -47,7 +52,11 @@ class Findings:
     def fail(self, name: str, reason: str) -> None:
         """The proof `name` failed."""
         self.outcomes[name] = False
-        self.reasons.append(f"{name}: {reason}".replace("\n", "\n  "))
+        self.reject(f"{name}: {reason}")
+
+    def reject(self, reason: str) -> None:
+        """Something is wrong with the artifact, whatever was proved of it."""
+        self.reasons.append(reason.replace("\n", "\n  "))
 
 
 def verify_command(
@@ -117,7 +126,11 @@ def verify_here(
         found.fail("bit_exact", f"{model} is of the profile {loaded.profile}, which gives other numbers by design")
     elif against is not None:
         progress("compare bits")
-        verify_bits(loaded, reference, None if data is None else pixels_of(data, limit, reference), found)
+        pixels = None if data is None else pixels_of(data, limit, reference)
+        if isinstance(loaded, OnnxModel) and loaded.output == "float32":
+            verify_bits(FloatOutputs(loaded), ScaledIntegers(reference), pixels, found)
+        else:
+            verify_bits(loaded, reference, pixels, found)
     return loaded.digest
 
 
@@ -138,10 +151,16 @@ def verify_code(path: Path, found: Findings) -> None:
 
 
 def verify_operators(path: Path, found: Findings) -> None:
-    """The proof about an ONNX graph; needs the package `onnx`."""
-    from intvit.verify.no_float_onnx import prove_no_float_onnx
+    """The proof about an ONNX graph, and whether it is as it was exported; needs the package `onnx`."""
+    from intvit.to_onnx.seal import check_unchanged
+    from intvit.verify.no_float_onnx import prove_no_float_onnx, read_model
 
-    found.attempt("integer_only", prove_no_float_onnx, path)
+    proto = read_model(path)
+    try:
+        check_unchanged(proto, path)
+    except VerifyError as error:
+        found.reject(str(error))
+    found.attempt("integer_only", prove_no_float_onnx, proto)
 
 
 def verify_images(model: CudaModel, found: Findings) -> None:
@@ -152,7 +171,7 @@ def verify_images(model: CudaModel, found: Findings) -> None:
 
 
 def verify_bits(model: Model, reference: Model, pixels: Array | None, found: Findings) -> None:
-    """All outputs of the two models are the same integers."""
+    """All outputs of the two models are the same."""
     from intvit.verify.bit_exact import prove_bit_exact
 
     found.attempt("bit_exact", prove_bit_exact, model, reference, pixels)

@@ -4,6 +4,7 @@
 |--------------------|---------------------------------------------------------------------------------------|
 | `file.py`          | `export_onnx`, and `OnnxFile`: choices, metadata, checks, one file or two             |
 | `external_data.py` | weights in a second file, where the model is over 2 GB                                |
+| `seal.py`          | a digest of the content, by which a changed file is found                             |
 | `sizes.py`         | names for sizes that depend on a free batch                                           |
 | `scope.py`         | where nodes are written: the graph, or the body of a model-local function             |
 | `boundary.py`      | the ends of a graph: uint8 pixels, integers or their scaled values                    |

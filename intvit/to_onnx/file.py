@@ -23,12 +23,14 @@ from intvit.to_onnx.external_data import data_name, remove_old_data, with_extern
 from intvit.to_onnx.integer import write_integer
 from intvit.to_onnx.qdq import write_qdq
 from intvit.to_onnx.scope import BATCH, OPSETS, Scope
+from intvit.to_onnx.seal import seal
 from intvit.to_onnx.sizes import name_sizes
 from intvit.verify.no_float import prove_no_float
 from intvit.verify.no_float_onnx import prove_no_float_onnx
 from intvit.verify.overflow import fake_values, prove_no_overflow
 
 INTEGER, QDQ = "integer", "qdq"
+OPSET = 21
 TYPES = {
     "uint8": TensorProto.UINT8,
     "int8": TensorProto.INT8,
@@ -60,8 +62,11 @@ class OnnxFile:
     def save(self, path: str | Path) -> tuple[Path, ...]:
         """Writes `*.onnx`, and a data file where the weights are over `LIMIT`, whole or not at all.
 
-        Returns what it wrote, which passed ONNX's full check. Raises `IntvitError` where the path cannot be written.
+        Returns what it wrote, which passed ONNX's full check. Raises `IntvitError` for another suffix, and where
+        the path cannot be written.
         """
+        if Path(path).suffix != ".onnx":
+            raise IntvitError(f"{path}: the name of an exported model must end in .onnx")
         target = Path(os.path.realpath(path))  # a link stays a link, and the data lie beside the file
         if self.weight_bytes <= LIMIT:
             with write_atomically(target) as temporary:
@@ -98,7 +103,7 @@ def export_onnx(
     *,
     profile: str = INTEGER,
     keep_functions: bool = False,
-    opset: int = 21,
+    opset: int = OPSET,
     batch: int | None = None,
     image: str = "uint8",
     output: str | None = None,
@@ -107,10 +112,10 @@ def export_onnx(
     """The ONNX model of an integer model: profile `integer` with the same integers, or `qdq`, which is not bit-exact.
 
     Its input `image` is uint8 `[batch, H, W, C]` or normalized float32 `[batch, C, H, W]`, for any batch or for `batch`
-    images. Its outputs are integers of the reference's types (`int32`, the default of `integer`) or float32 (of `qdq`).
-    `keep_functions` leaves every operation of the dialect a local function; `portable` writes products that ONNX
-    Runtime computes exactly on x86 CPUs without VNNI too, slower elsewhere. Raises `IntvitError` for a choice that
-    there is not, `VerifyError` where a proof fails.
+    images. Its outputs are integers of the reference's types (`int32`, the default of `integer`: int32 for logits,
+    int16 for a tower's activations) or float32 (of `qdq`). `keep_functions` leaves every operation of the dialect a
+    local function; `portable` writes products that ONNX Runtime computes exactly on x86 CPUs without VNNI too, slower
+    elsewhere. Raises `IntvitError` for a choice that there is not, `VerifyError` where a proof fails.
     """
     check_choices(profile, keep_functions, opset, batch, image, output, portable)
     if not isinstance(model, IntegerModel):
@@ -137,6 +142,7 @@ def export_onnx(
     helper.set_model_props(proto, properties(model, profile))
     if batch is None:
         name_sizes(proto, BATCH)
+    seal(proto)
     without_weights = with_external_data(proto, "data")
     operators = prove_no_float_onnx(without_weights) if profile == INTEGER else _check_shapes(without_weights)
     return OnnxFile(proto, operators)
@@ -184,13 +190,20 @@ def check_choices(
             raise IntvitError(f"there is no {said} {value!r}: choose {' or '.join(filter(None, choices))}")
     if profile == QDQ and output == "int32":
         raise IntvitError("the profile qdq gives floats: its output type cannot be int32")
-    for chosen, option in ((keep_functions, "--keep-functions"), (portable, "--portable")):
+    for chosen, option in ((keep_functions, "keep_functions (--keep-functions)"), (portable, "portable (--portable)")):
         if profile == QDQ and chosen:
             raise IntvitError(f"{option} is for the profile integer: leave it out with qdq")
-    if batch is not None and batch < 1:
-        raise IntvitError(f"a batch of {batch} is none: give at least 1, or leave it free")
-    if opset not in OPSETS:
-        raise IntvitError(f"opset {opset} is not supported: choose one from {OPSETS[0]} to {OPSETS[-1]}")
+    if batch is not None and not (_is_whole(batch) and batch >= 1):
+        raise IntvitError(f"a batch of {batch} is none: give a whole number, at least 1, or leave it free")
+    if not (_is_whole(opset) and opset in OPSETS):
+        raise IntvitError(
+            f"opset {opset} is not supported: choose one from {OPSETS[0]} to {OPSETS[-1]}, or {OPSET} by leaving it out"
+        )
+
+
+def _is_whole(value: object) -> bool:
+    """Whether it is an `int` that is meant as a number."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_shapes(proto: onnx.ModelProto) -> int:

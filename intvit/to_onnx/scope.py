@@ -4,11 +4,10 @@ A function of the dialect is a Python function that writes nodes into the scope 
 on the graph itself, under the layer's path (inlined, the default), or once on a body of its own, which becomes a
 `FunctionProto` of the domain `intvit` that every layer calls (`keep_functions`): the nodes are the same.
 
-A value's name is `path/label`, or `path/7` where it has no label: the seventh of the layer. A constant is stored once
-for each content.
+A value's name is `path/label`, or `path/7` where it has no label: the seventh of the layer. A node is named as its
+first output. A constant is stored once for each content, and a single number is named by its value: layers share it.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +24,8 @@ DOMAIN = "intvit"
 OPSETS = range(18, 27)
 """From `ReduceMax` with axes as input, to what ONNX Runtime 1.31 runs."""
 BATCH = "batch"
+RESULT = "y"
+"""The name of every function's result."""
 
 Array = NDArray[Any]
 Body = Callable[..., str]
@@ -48,6 +49,7 @@ class Scope:
     _contents: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
     _taken: dict[str, int] = field(default_factory=dict)
     _used: set[str] = field(default_factory=set)
+    _variants: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
     def graph(cls, opset: int, batch: int | None = None, keep_functions: bool = False) -> "Scope":
@@ -61,14 +63,13 @@ class Scope:
     def ops(self, kind: str, *inputs: str, labels: Sequence[str], domain: str = "", **attributes: Any) -> list[str]:
         """Writes a node with an output for each label and returns their names."""
         outputs = [self.name(label) for label in labels]
-        name = outputs[0] if labels[0] else None
-        self.nodes.append(helper.make_node(kind, list(inputs), outputs, name=name, domain=domain, **attributes))
+        self.nodes.append(helper.make_node(kind, list(inputs), outputs, name=outputs[0], domain=domain, **attributes))
         return outputs
 
     def name(self, label: str) -> str:
         """A name that no other value has."""
         wanted = "/".join(part for part in (self.path, label) if part)
-        key = wanted if label else f"{wanted}/"
+        key = wanted if label else f"{wanted}/" if wanted else "t"
         count = self._taken.get(key, 0) + 1
         while (name := f"{key}{count}" if not label else wanted if count == 1 else f"{wanted}_{count}") in self._used:
             count += 1
@@ -105,7 +106,7 @@ class Scope:
         return self.op("Cast", x, to=int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
 
     def _stored(self, array: Array, label: str) -> str:
-        if not label and array.size == 1:
+        if array.size == 1:
             label = f"{array.dtype}_{array.item()}".replace("-", "minus_")
             label += "".join(f"_{n}" for n in array.shape)
         if self.in_function:
@@ -126,23 +127,32 @@ class Scope:
             self.path = before
 
     def call(self, name: str, body: Body, *inputs: str, label: str = "", **fixed: Any) -> str:
-        """`body(scope, *inputs, **fixed)` here, or as a call of the function `name`, one for each `fixed`."""
+        """`body(scope, *inputs, **fixed)` here, or as a call of a function, one for each `fixed`.
+
+        The first is called `name` and others `name_2`, ...; `fixed` is in their documentation.
+        """
         if not self.keep_functions or self.in_function:
             return body(self, *inputs, **fixed)
-        choices = "_".join(str(value) for value in fixed.values()).replace("-", "minus_")
-        variant = re.sub(r"\W+", "_", f"{name}_{choices}").strip("_")
-        if variant not in self.functions:
-            self.functions[variant] = self._function(variant, body, len(inputs), fixed)
-        return self.ops(variant, *inputs, labels=(label or name,), domain=DOMAIN)[0]
+        choices = ", ".join(f"{key}={value}" for key, value in fixed.items())
+        variants = self._variants.setdefault(name, {})
+        if choices not in variants:
+            variants[choices] = f"{name}_{len(variants) + 1}" if variants else name
+            self.functions[variants[choices]] = self._function(variants[choices], body, len(inputs), fixed)
+            self.functions[variants[choices]].doc_string += f" {choices}" if choices else ""
+        return self.ops(variants[choices], *inputs, labels=(label or name,), domain=DOMAIN)[0]
 
     def _function(self, name: str, body: Body, count: int, fixed: dict[str, Any]) -> onnx.FunctionProto:
         parameters = list(body.__code__.co_varnames[1 : count + 1])
         inside = Scope(self.opset, self.batch, False, {}, in_function=True)
-        inside._used.update(parameters)
+        named = RESULT if RESULT not in parameters else f"{RESULT}_result"
+        inside._used.update([*parameters, named])
         result = body(inside, *parameters, **fixed)
+        for node in inside.nodes:
+            node.output[:] = [named if value == result else value for value in node.output]
+            node.input[:] = [named if value == result else value for value in node.input]
         summary = (body.__doc__ or "").strip().splitlines()[0]
         opsets = [helper.make_opsetid("", self.opset)]
-        function = helper.make_function(DOMAIN, name, parameters, [result], inside.nodes, opsets)
+        function = helper.make_function(DOMAIN, name, parameters, [named], inside.nodes, opsets)
         function.doc_string = summary
         return function
 

@@ -67,17 +67,24 @@ def _compare(found: list[Array], expected: list[Array], names: list[str], batch:
     for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         if ours.dtype != theirs.dtype:
             raise VerifyError(f"output {index} is {ours.dtype}, not {theirs.dtype}")
-    different = [int((ours != theirs).sum()) for ours, theirs in zip(found, expected, strict=True)]
-    if not any(different):
+    unequal = [_bits(ours) != _bits(theirs) for ours, theirs in zip(found, expected, strict=True)]
+    if not any(each.any() for each in unequal):
         return
     places = chain.from_iterable(
-        ((int(image), index, position) for image, *position in np.argwhere(ours != theirs)[:1])
-        for index, (ours, theirs) in enumerate(zip(found, expected, strict=True))
+        ((int(image), index, position) for image, *position in np.argwhere(each)[:1])
+        for index, each in enumerate(unequal)
     )
     image, index, position = min(places)
-    values = (int(output[index][(image, *position)]) for output in (found, expected))
+    values = (output[index][(image, *position)].item() for output in (found, expected))
     at = ", ".join(map(str, position))
+    kind = "floats" if expected[index].dtype.kind == "f" else "integers"
     raise VerifyError(
-        f"{sum(different)} of {sum(output.size for output in expected)} integers differ at batch {batch}, the first in "
+        f"{sum(int(each.sum()) for each in unequal)} of {sum(output.size for output in expected)} {kind} differ at "
+        f"batch {batch}, the first in "
         f"{names[image]}, output {index}, [{at}]: {next(values)}, not {next(values)}"
     )
+
+
+def _bits(array: Array) -> Array:
+    """The patterns of bits as integers, so that floats are compared as strictly."""
+    return array.view(f"i{array.itemsize}")

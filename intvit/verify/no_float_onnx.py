@@ -73,7 +73,7 @@ def prove_no_float_onnx(model: onnx.ModelProto | str | Path) -> int:
     Returns the number of operators between the boundary tensors. Raises `VerifyError` with the nodes and tensors that
     are float, of unknown type or not standard, `IntvitError` for a file that holds no ONNX model.
     """
-    proto = model if isinstance(model, onnx.ModelProto) else _read(Path(model))
+    proto = model if isinstance(model, onnx.ModelProto) else read_model(Path(model))
     graph = _inferred(proto).graph
     types = _types(graph, {})
     boundary = _Boundary(graph, types)
@@ -90,7 +90,8 @@ def prove_no_float_onnx(model: onnx.ModelProto | str | Path) -> int:
     return sum(not _is(node, "Constant") for node in inside)
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def read_model(path: Path) -> onnx.ModelProto:
+    """The model in a file, without its external data; raises `IntvitError`."""
     if not path.is_file():
         raise IntvitError(f"{path}: no such file")
     try:

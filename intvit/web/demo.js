@@ -15,13 +15,12 @@
 
 import { counted, duration, number } from "./format.js";
 import { draw } from "./logits.js";
-import { BrowserModel, reason } from "./model.js";
+import { BrowserModel, likeliest, reason } from "./model.js";
 import { coverage, preprocess } from "./preprocess.js";
 import { SAMPLES, drawn } from "./samples.js";
 
 const RUNS = 7;
 const RUN_SECONDS = 4;
-const TOP = 5;
 const MOST_CELLS = 4096;
 
 /** @param {string} id @returns {any} */
@@ -88,7 +87,7 @@ function describe(facts) {
   if (facts.profile !== "integer") {
     $("lead").textContent =
       "A quantized Vision Transformer, here in your browser. This profile computes in floats between its integers, so " +
-      "it is compared with the server’s within a tolerance.";
+      "another machine’s may differ a little: the comparison with the server says by how much.";
   }
   $("digest").textContent = `Digest ${facts.digest}`;
   $("preprocessing").textContent = facts.preprocessing
@@ -220,7 +219,7 @@ function showTop({ integer, shape, values }) {
   }
   const { outputs, labels } = model.facts;
   const probabilities = softmax(Array.from(values, (value) => (integer ? value * outputs[0].scale : value)));
-  const order = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a] || a - b).slice(0, TOP);
+  const order = likeliest(probabilities);
   list.replaceChildren(...order.map((index) => bar(labels?.[index] ?? `class ${index}`, probabilities[index])));
 }
 
@@ -281,7 +280,7 @@ function showComparison(compared, output) {
     } else {
       showNear(compared);
     }
-    pictured = { values: output.values, matches: compared.matches.slice(0, output.values.length) };
+    pictured = { values: output.values, matches: exact ? compared.matches.slice(0, output.values.length) : null };
     drawLogits();
   }
   const best = $("top").firstElementChild?.querySelector(".label")?.firstChild?.textContent;
@@ -293,15 +292,18 @@ function showComparison(compared, output) {
  * Outputs in floats, which two machines need not compute alike.
  * @param {import("./model.js").Comparison} compared
  */
-function showNear({ equal, total, largest, allowed, sameTop, by }) {
-  const near = equal === total;
-  const top = sameTop ? "The likeliest class is the same." : "The likeliest class is another.";
-  showVerdict(
-    near ? "near" : "bad",
-    `${number(equal)} of ${number(total)} logits within the tolerance`,
-    `Not bit-exact: these outputs are floats. The largest difference to ${by} is ${number(largest, 4)}, ` +
-      `${number(allowed, 4)} is allowed. ${top}`,
-  );
+function showNear({ largest, likeliest, by }) {
+  const kind = Number.isNaN(largest) || likeliest?.same === 0 ? "bad" : "near";
+  const text = `Not bit-exact: these outputs are floats. The server runs ${by}.`;
+  const title = `Largest difference ${Number(largest.toPrecision(2))}`;
+  showVerdict(kind, title, likeliest ? `${text} ${inCommon(likeliest)}` : text);
+}
+
+/** @param {import("./model.js").Likeliest} likeliest */
+function inCommon({ same, of }) {
+  if (same === of && of > 1) return `The ${of} likeliest classes are the same.`;
+  const others = of > 1 ? ` Of the ${of} likeliest, others differ.` : "";
+  return same ? `The likeliest class is the same.${others}` : "The likeliest class is another.";
 }
 
 /** @param {number[]} all the first run and those after it @param {number | null} server */

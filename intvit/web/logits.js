@@ -8,7 +8,7 @@ const LARGEST_CELL = 24;
 
 /**
  * @param {HTMLCanvasElement} canvas @param {ArrayLike<number>} values
- * @param {boolean[] | null} matches which are the server's; null before they are compared
+ * @param {boolean[] | null} matches which are the server's; null where that is not known
  */
 export function draw(canvas, values, matches) {
   const columns = Math.min(values.length, values.length > 200 ? 50 : 25);
@@ -55,7 +55,8 @@ function range(values) {
 
 /** @param {number} count @param {boolean[] | null} matches */
 function described(count, matches) {
-  const wrong = matches === null ? 0 : matches.filter((match) => !match).length;
-  const state = matches === null ? "not compared yet" : `${wrong ? number(wrong) : "none"} differ from the server’s`;
-  return `A square for each of ${counted(count, "logit")}, the larger the stronger: ${state}`;
+  const text = `A square for each of ${counted(count, "logit")}, the larger the stronger`;
+  if (matches === null) return text;
+  const wrong = matches.filter((match) => !match).length;
+  return `${text}: ${wrong ? number(wrong) : "none"} differ from the server’s`;
 }

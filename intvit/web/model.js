@@ -11,15 +11,17 @@
 /**
  * @typedef {{integer: boolean, shape: number[], values: ArrayLike<number>}} Output shape begins with the batch
  */
+/** @typedef {{same: number, of: number}} Likeliest how many of so many first classes are the same, from the first on */
 /**
- * @typedef {{exact: boolean, total: number, equal: number, largest: number, allowed: number, sameTop: boolean,
- *   matches: boolean[], seconds: number, by: string}} Comparison `largest` difference, in units of the output
+ * @typedef {{exact: boolean, total: number, equal: number, largest: number, likeliest: Likeliest | null,
+ *   matches: boolean[], seconds: number, by: string}} Comparison `largest` difference, in units of the output;
+ *   `likeliest` is null where the first output is not one score per class
  */
 
 const RUNTIME = new URL("runtime/", import.meta.url).href;
 const MOST_THREADS = 8;
-/** Of the largest logit: what two runtimes that compute in floats may differ by. */
-const TOLERANCE = 0.05;
+/** How many of the likeliest classes are compared, and shown. */
+const TOP = 5;
 
 export class BrowserModel {
   /** @param {Facts} facts @param {any} runtime @param {any} session @param {number} threads */
@@ -154,36 +156,40 @@ export function difference(ours, theirs, exact) {
       list.map((output) => `[${output.shape.join(", ")}]`).join(", ");
     throw new Error(`The outputs have other shapes than the server's: ${shapes(ours)}, ${shapes(theirs)}.`);
   }
-  const largestOf = theirs.map((output) => output.values.reduce((most, value) => Math.max(most, Math.abs(value)), 0));
   /** @type {boolean[]} */
   const matches = [];
   let largest = 0;
   ours.forEach(({ values }, i) => {
-    const allowed = exact ? 0 : TOLERANCE * largestOf[i];
     for (let j = 0; j < values.length; j++) {
       const apart = Math.abs(values[j] - theirs[i].values[j]);
       largest = Math.max(largest, apart);
-      matches.push(apart <= allowed); // NaN matches nothing
+      matches.push(apart === 0); // NaN matches nothing
     }
   });
   const equal = matches.filter(Boolean).length;
-  const sameTop = largestAt(ours[0].values) === largestAt(theirs[0].values);
-  return {
-    exact,
-    total: matches.length,
-    equal,
-    largest,
-    allowed: exact ? 0 : TOLERANCE * largestOf[0],
-    sameTop,
-    matches,
-  };
+  return { exact, total: matches.length, equal, largest, likeliest: sameLikeliest(ours[0], theirs[0]), matches };
 }
 
-/** @param {ArrayLike<number>} values */
-function largestAt(values) {
-  let best = 0;
-  for (let i = 1; i < values.length; i++) if (values[i] > values[best]) best = i;
-  return best;
+/**
+ * Of all images the one with the fewest classes in common counts.
+ * @param {{shape: number[], values: ArrayLike<number>}} ours @param {{values: ArrayLike<number>}} theirs
+ * @returns {Likeliest | null}
+ */
+function sameLikeliest({ shape, values }, theirs) {
+  if (shape.length !== 2) return null;
+  const [count, classes] = shape;
+  let same = Math.min(TOP, classes);
+  for (let first = 0; first < count * classes; first += classes) {
+    const row = (/** @type {ArrayLike<number>} */ all) => likeliest(Array.from(all).slice(first, first + classes));
+    const [here, there] = [row(values), row(theirs.values)];
+    while (same > 0 && here.slice(0, same).some((index, i) => index !== there[i])) same--;
+  }
+  return { same, of: Math.min(TOP, classes) };
+}
+
+/** The classes of the largest values, the largest first. @param {number[]} values */
+export function likeliest(values) {
+  return [...values.keys()].sort((a, b) => values[b] - values[a] || a - b).slice(0, TOP);
 }
 
 /**

@@ -80,6 +80,8 @@ def test_every_choice(intvit: Command, integer_file: Path, tmp_path: Path) -> No
         (("-o", "m.so"), ["must end in .onnx", "-o m.onnx"]),
         (("-o", "nowhere/m.onnx"), ["nowhere", "does not exist"]),
         (("-o", "folder.onnx"), ["is a folder"]),
+        (("-o", "m.intvit/m.onnx"), ["m.intvit is a file, not a folder"]),
+        (("-o", "m.intvit/deep/m.onnx"), ["m.intvit is a file, not a folder"]),
         (("-o", "m.onnx", "--opset", 5), ["opset 5 is not supported", "18 to"]),
         (("-o", "m.onnx", "--profile", "int8"), ["'int8'", "integer or qdq"]),
         (("-o", "m.onnx", "--input-type", "int8"), ["'int8'", "uint8 or float32"]),
@@ -199,11 +201,43 @@ def test_verify_says_what_qdq_is_not(intvit: Command, qdq_file: Path, integer_fi
     assert (done.json["integer_only"], done.json["bit_exact"]) == (False, False)
 
 
-def test_verify_needs_integers(intvit: Command, integer_file: Path, tmp_path: Path) -> None:
+def test_verify_compares_floats(intvit: Command, integer_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    assert intvit("export", integer_file, "--output-type", "float32", "-o", path).code == 0
-    assert intvit("verify", path, "--json").json["integer_only"] is True
-    intvit("verify", path, "--against", integer_file).refused("--output-type int32")
+    assert intvit("export", integer_file, "--output-type", "float32", "--batch", 2, "-o", path).code == 0
+    done = intvit("verify", path, "--against", integer_file, "--json")
+    assert done.code == 0, done
+    assert (done.json["integer_only"], done.json["overflow_free"], done.json["bit_exact"]) == (True, True, True)
+    proto = onnx.load(path)
+    multiply = next(node for node in proto.graph.node if node.op_type == "Mul" and "logits_scale" in node.output[0])
+    (scale,) = (tensor for tensor in proto.graph.initializer if tensor.name in multiply.input)
+    value = onnx.numpy_helper.to_array(scale)
+    scale.raw_data = np.nextafter(value, np.float32(1)).tobytes()  # the nearest other number
+    onnx.save(proto, path)
+    done = intvit("verify", path, "--against", integer_file, "--json")
+    done.refused("bit_exact", "floats differ", code=4)
+    assert (done.json["integer_only"], done.json["bit_exact"]) == (True, False)
+
+
+def test_verify_finds_a_change_by_itself(intvit: Command, onnx_file: Path, tmp_path: Path) -> None:
+    proto = onnx.load(onnx_file)
+    weights = next(tensor for tensor in proto.graph.initializer if len(tensor.raw_data) > 1000)
+    content = bytearray(weights.raw_data)
+    content[500] ^= 1
+    weights.raw_data = bytes(content)
+    path = tmp_path / "m.onnx"
+    onnx.save(proto, path)
+    done = intvit("verify", path, "--json")
+    done.refused("m.onnx was changed after it was exported", code=4)
+    assert (done.json["integer_only"], len(done.json["reasons"])) == (True, 1)
+    assert intvit("inspect", path).code == 0
+
+
+def test_verify_takes_a_file_that_was_written_again(intvit: Command, onnx_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save_model(onnx.load(onnx_file), path, save_as_external_data=True, location="m.data", convert_attribute=False)
+    assert (tmp_path / "m.data").stat().st_size > 0
+    done = intvit("verify", path)
+    assert done.code == 0, done
 
 
 def test_qdq_is_evaluated(intvit: Command, qdq_file: Path, images: Path) -> None:
@@ -221,6 +255,14 @@ def test_a_fixed_batch_is_evaluated(intvit: Command, integer_file: Path, images:
     assert np.array_equal(found.integers(pixels)[0], model.integers(pixels)[0])
     done = intvit("eval", path, "--data", images, "--labels", images.parent / "labels.csv", "--batch", 3, "--json")
     assert done.json["images"] == 12
+
+
+def test_bench_fills_a_fixed_batch(intvit: Command, integer_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    assert intvit("export", integer_file, "--batch", 3, "-o", path).code == 0
+    done = intvit("bench", path, "--profile", "--batch", 1, "--rounds", 1, "--threads", 1, "--json")
+    assert done.code == 0, done
+    assert "MatMulInteger" in {kernel["name"] for kernel in done.json["kernels"]}
 
 
 def test_bench_measures_an_export(intvit: Command, onnx_file: Path) -> None:

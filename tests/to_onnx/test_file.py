@@ -167,9 +167,17 @@ def test_what_the_checker_refuses_is_not_written(tmp_path: Path) -> None:
 
 
 def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
-    for path in (tmp_path / "no" / "m.onnx", tmp_path):
+    (tmp_path / "folder.onnx").mkdir()
+    for path in (tmp_path / "no" / "m.onnx", tmp_path / "folder.onnx"):
         with pytest.raises(IntvitError, match=r"does not exist|is a folder"):
             product().save(path)
+    assert names(tmp_path) == ["folder.onnx"]
+
+
+@pytest.mark.parametrize("name", ["m", "m.bin", "m.onnx.bin", ".onnx"])
+def test_names_of_something_else(name: str, tmp_path: Path) -> None:
+    with pytest.raises(IntvitError, match=r"must end in \.onnx"):
+        product().save(tmp_path / name)
     assert names(tmp_path) == []
 
 
@@ -182,9 +190,12 @@ def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
         ({"image": "int8"}, "no input type 'int8': choose uint8 or float32"),
         ({"output": "int8"}, "no output type 'int8': choose int32 or float32"),
         ({"profile": "qdq", "output": "int32"}, "qdq gives floats"),
-        ({"profile": "qdq", "keep_functions": True}, "--keep-functions is for the profile integer"),
-        ({"profile": "qdq", "portable": True}, "--portable is for the profile integer"),
+        ({"profile": "qdq", "keep_functions": True}, r"keep_functions \(--keep-functions\) is for the profile integer"),
+        ({"profile": "qdq", "portable": True}, r"portable \(--portable\)"),
         ({"batch": 0}, "a batch of 0 is none"),
+        ({"batch": 2.5}, "a batch of 2.5 is none: give a whole number"),
+        ({"batch": True}, "a batch of True is none"),
+        ({"opset": 21.0}, "opset 21.0 is not supported"),
     ],
 )
 def test_choices_that_there_are_not(choices: dict[str, Any], words: str) -> None:

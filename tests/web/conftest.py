@@ -154,15 +154,15 @@ Export = Callable[..., Pair]
 
 @pytest.fixture(scope="session")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """`export(**options)`: the tiny model, exported so."""
+    """`export(**options)`: the tiny model, exported so, to a file called `name`."""
     pytest.importorskip("onnx", reason="onnx is not installed")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-    def make(reference: intvit.IntegerModel | None = None, **options: Any) -> Pair:
+    def make(reference: intvit.IntegerModel | None = None, name: str = "m.onnx", **options: Any) -> Pair:
         from intvit.to_onnx.file import export_onnx
 
         reference = reference or tiny.integer_model()
-        path = tmp_path_factory.mktemp("exported") / "m.onnx"
+        path = tmp_path_factory.mktemp("exported") / name
         export_onnx(reference, **options).save(path)
         return Pair(intvit.OnnxModel.load(path), reference)
 

@@ -8,11 +8,15 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import tiny
+
+from intvit.input_grid import InputGrid
+from intvit.integer_model import IntegerModel
 
 if TYPE_CHECKING:
     from conftest import Pair
@@ -83,3 +87,12 @@ def test_wrong_arguments(exported: "Pair", runtime: Path, tmp_path: Path) -> Non
     other = tmp_path / "other.intvit"
     tiny.integer_model("paper").save(other)
     assert "not the model" in refused(exported.model.path, "--runtime", runtime, "--against", other)
+
+
+def test_a_model_of_float_arrays(export: Export, runtime: Path) -> None:
+    """It has no pixels that the page could give it."""
+    model = tiny.integer_model()
+    grid = InputGrid.of_range(-2.0, 2.0, tiny.SHAPE)
+    exported = export(IntegerModel(model.graph, replace(model.metadata, input_grid=grid)))
+    line = refused(exported.model.path, "--runtime", runtime)
+    assert line.startswith(f"error: {exported.model.path}: calibrated on float arrays, not on 8-bit images")

@@ -3,13 +3,15 @@
 import http.client
 import json
 import re
+import shutil
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -17,12 +19,17 @@ import pytest
 import tiny
 
 from intvit.errors import IntvitError
+from intvit.input_grid import InputGrid
 from intvit.metadata import Metadata
-from intvit.serve import MOST_BYTES, Server, site
+from intvit.serve import AT_ONCE, HEADERS, MOST_BYTES, Server, site, weight_files
 from intvit.web import FOLDER, PAGE, RUNTIME, runtime_folder
+
+if TYPE_CHECKING:
+    from conftest import Pair
 
 Answer = tuple[int, dict[str, str], bytes]
 Serve = Callable[..., AbstractContextManager[str]]
+Export = Callable[..., "Pair"]
 
 
 def ask(url: str, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
@@ -34,6 +41,14 @@ def ask(url: str, path: str, method: str = "GET", body: bytes | None = None, **h
         return response.status, dict(response.getheaders()), response.read()
     finally:
         connection.close()
+
+
+def send(url: str, text: str) -> bytes:
+    """The whole answer to a request that is sent as it is."""
+    with socket.create_connection(urlsplit(url).netloc.split(":"), timeout=60) as connection:
+        connection.sendall(text.encode("latin-1"))
+        connection.shutdown(socket.SHUT_WR)
+        return connection.makefile("rb").read()
 
 
 @dataclass(frozen=True)
@@ -157,16 +172,15 @@ def test_wrong_lengths(url: str, length: str) -> None:
     """Refused without reading a byte of the body."""
     with socket.create_connection(urlsplit(url).netloc.split(":"), timeout=60) as connection:
         header = f"Content-Length: {length}\r\n" if length else ""
-        connection.sendall(f"POST /logits HTTP/1.1\r\nHost: x\r\n{header}\r\n".encode("latin-1"))
+        host = urlsplit(url).netloc
+        connection.sendall(f"POST /logits HTTP/1.1\r\nHost: {host}\r\n{header}\r\n".encode("latin-1"))
         answer = connection.makefile("rb").read()
     assert re.match(rb"HTTP/1.1 (411|413) ", answer), answer
 
 
 def test_a_body_that_ends_early(url: str) -> None:
-    with socket.create_connection(urlsplit(url).netloc.split(":"), timeout=60) as connection:
-        connection.sendall(b"POST /logits HTTP/1.1\r\nHost: x\r\nContent-Length: 3072\r\n\r\n" + bytes(100))
-        connection.shutdown(socket.SHUT_WR)
-        answer = connection.makefile("rb").read()
+    head = f"POST /logits HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nContent-Length: 3072\r\n\r\n"
+    answer = send(url, head + "\0" * 100)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"100 of 3072 bytes came" in answer
 
@@ -194,16 +208,137 @@ def test_a_model_that_is_gone(url: str, model: File) -> None:
 
 
 def test_weights_in_a_file_of_their_own(model: File, runtime: Path, served: Serve) -> None:
-    """The file that the model names, not another of that kind."""
-    model.path.write_bytes(b"...location m.onnx.0123.data...")
-    for name in ("m.onnx.0123.data", "m.onnx.4567.data"):
-        model.path.with_name(name).write_bytes(b"weights")
+    """The file that the model refers to; not another, one whose name only occurs in it, or one of another pattern."""
+    name, absent, mentioned = (f"m.onnx.{16 * digit}.data" for digit in "0ab")
+    locations = b"".join(b"\x0a\x08location\x12" + bytes([len(x)]) + x.encode() for x in (name, "secret.data"))
+    model.path.write_bytes(locations + mentioned.encode())
+    for file in (name, absent, mentioned, "secret.data"):
+        model.path.with_name(file).write_bytes(b"weights")
     with served(model, runtime, tiny.integer_model()) as url:
         facts = json.loads(ask(url, "/model.json")[2])
-        assert facts["data"] == [{"path": "m.onnx.0123.data", "url": "data/m.onnx.0123.data"}]
+        assert facts["data"] == [{"path": name, "url": f"data/{name}"}]
         assert facts["bytes"] == model.path.stat().st_size + 7
-        assert ask(url, "/data/m.onnx.0123.data")[2] == b"weights"
-        assert ask(url, "/data/m.onnx.4567.data")[0] == 404
+        assert ask(url, f"/data/{name}")[2] == b"weights"
+        assert [ask(url, f"/data/{file}")[0] for file in (absent, mentioned, "secret.data")] == [404] * 3
+
+
+@pytest.mark.parametrize("stem", ["m", 140 * "m"])
+def test_the_weights_of_an_exported_model(stem: str, export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the package `onnx` reads, also after the model was renamed; a long name has a length of two bytes."""
+    monkeypatch.setattr("intvit.to_onnx.file.LIMIT", 0)
+    path = export(name=f"{stem}.onnx").model.path
+    (data,) = (file for file in path.parent.iterdir() if file != path)
+    (path.parent / f"{stem}.onnx.{16 * 'a'}.data").write_bytes(b"of another export")
+    assert weight_files(path) == [data]
+    assert weight_files(path.rename(path.with_name("renamed.onnx"))) == [data]
+
+
+def test_a_model_of_float_arrays_is_refused(model: File, runtime: Path) -> None:
+    """Pixels are not its integers: the page would show classes of nothing."""
+    metadata = replace(model.metadata, input_grid=InputGrid.of_range(-2.0, 2.0, tiny.SHAPE))
+    with pytest.raises(IntvitError, match=r"m\.onnx: calibrated on float arrays, not on 8-bit images") as refused:
+        site(replace(model, metadata=metadata), runtime, tiny.integer_model(), "the reference")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:{port}", "localhost", "127.0.0.1:1", "", "[::1]:{port}0"]
+)
+def test_other_names_are_refused(url: str, host: str) -> None:
+    """A page of another site may have given its own name this address (DNS rebinding)."""
+    host = host.format(port=urlsplit(url).port)
+    for path in ("/", "/model.json", "/model.onnx"):
+        assert ask(url, path, Host=host)[0] == 403
+    assert ask(url, "/logits", "POST", tiny.pixels(1).tobytes(), Host=host)[0] == 403
+
+
+@pytest.mark.parametrize("name", ["localhost", "LOCALHOST", "127.0.0.1", "[::1]"])
+def test_own_names_are_answered(url: str, name: str) -> None:
+    host = f"{name}:{urlsplit(url).port}"
+    assert ask(url, "/", Host=host)[0] == 200
+    own = {"Host": host, "Origin": f"http://{host.lower()}", "Sec-Fetch-Site": "same-origin"}
+    assert ask(url, "/logits", "POST", tiny.pixels(1).tobytes(), **own)[0] == 200
+
+
+def test_a_public_address_has_any_name(model: File, runtime: Path) -> None:
+    with Server("0.0.0.0", 0, site(model, runtime, tiny.integer_model(), "")) as server:
+        assert server.answers_to("example.org")
+    with Server("127.0.0.1", 0, server.content) as server:
+        assert not server.answers_to("example.org")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "null"},
+        {"Origin": "http://["},
+        {"Sec-Fetch-Site": "cross-site"},
+    ],
+    ids=str,
+)
+def test_pages_of_other_sites_get_nothing_computed(url: str, headers: dict[str, str]) -> None:
+    status, _, text = ask(url, "/logits", "POST", tiny.pixels(1).tobytes(), **headers)
+    assert (status, text) == (403, b"only this server's own page may ask for that\n")
+
+
+def test_what_is_held_at_once_is_limited(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While so many requests are being read another waits, and is told so; their places become free again."""
+    monkeypatch.setattr("intvit.serve.SECONDS_TO_WAIT", 1)
+    host = urlsplit(url).netloc
+    head = f"POST /logits HTTP/1.1\r\nHost: {host}\r\nContent-Length: 3072\r\n\r\n".encode()
+    pixels = tiny.pixels(1).tobytes()
+    with ExitStack() as stack:
+        for _ in range(AT_ONCE):
+            stack.enter_context(socket.create_connection(host.split(":"), timeout=60)).sendall(head)
+        statuses = {ask(url, "/logits", "POST", pixels)[0] for _ in range(3)}
+        assert 503 in statuses <= {200, 503}, "the first may come before the others have their places"
+        assert ask(url, "/model.json")[0] == 200
+    monkeypatch.setattr("intvit.serve.SECONDS_TO_WAIT", 60)
+    assert ask(url, "/logits", "POST", pixels)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [("PUT / HTTP/1.1", 501), ("nonsense", 400), ("GET / HTTP/x", 400), ("GET / HTTP/3.0", 505), ("G" * 70000, 414)],
+    ids=["method", "nonsense", "version", "new version", "long"],
+)
+def test_what_the_base_class_refuses(url: str, request_line: str, status: int) -> None:
+    """With the same headers as everything else, as one line of text."""
+    head, _, body = send(url, f"{request_line}\r\nHost: x\r\n\r\n").decode().partition("\r\n\r\n")
+    first, *headers = head.split("\r\n")
+    assert first.startswith(f"HTTP/1.1 {status} ")
+    assert "Content-Type: text/plain; charset=utf-8" in headers
+    assert {f"{name}: {value}" for name, value in HEADERS.items()} <= set(headers)
+    assert body.count("\n") == 1 and "<" not in body
+
+
+@pytest.mark.parametrize(
+    ("theirs", "expected"),
+    [
+        ([[9.0, 8, 7, 6, 5, 0]], {"largest": 0, "likeliest": {"same": 5, "of": 5}, "equal": 6}),
+        ([[9.5, 8, 7, 6, 5, 0]], {"largest": 0.5, "likeliest": {"same": 5, "of": 5}, "equal": 5}),
+        ([[9.0, 7, 8, 6, 5, 0]], {"largest": 1, "likeliest": {"same": 1, "of": 5}, "equal": 4}),
+        ([[7.0, 8, 9, 6, 5, 0]], {"largest": 2, "likeliest": {"same": 0, "of": 5}, "equal": 4}),
+        ([[9.0, 8], [6, 6.5], [5, 0]], {"largest": 1, "likeliest": {"same": 0, "of": 2}, "equal": 5}),
+        ([[[9.0, 8, 7, 6, 5, 1]]], {"largest": 1, "likeliest": None, "equal": 5}),
+    ],
+)
+def test_how_the_page_compares_floats(theirs: list[Any], expected: dict[str, Any]) -> None:
+    """The largest difference, and how many of the likeliest classes are the same; no tolerance decides."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    other = np.array(theirs)
+    ours = np.array([9, 8, 7, 6, 5, 0] if len(theirs) == 1 else [9, 8, 7, 6.5, 5, 0]).reshape(other.shape)
+    sides = [[{"shape": x.shape, "values": x.reshape(-1).tolist()}] for x in (ours, other)]
+    call = f"console.log(JSON.stringify(difference(...{json.dumps(sides)}, false)))"
+    code = (FOLDER / "model.js").read_text("utf-8") + call
+    run = subprocess.run([node, "--input-type=module", "-"], input=code, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    got = json.loads(run.stdout)
+    assert {name: got[name] for name in expected} == expected
 
 
 def test_addresses(model: File, runtime: Path) -> None:

@@ -21,13 +21,12 @@ import torch
 
 from intvit.dialect.attention import LOG2_FRACTION, exponentials
 from intvit.to_onnx.integer.dyadic import RAISE16, Array, floor_shift, levelled
+from intvit.to_onnx.integer.lookup import look_up
 from intvit.to_onnx.integer.requantize import Far
 from intvit.to_onnx.scope import Scope
 
 LOW = 8
 """Bits of the lower table."""
-ROWS = 4
-"""At most so many rows, which threads share, are looked up."""
 MEAN_RISE = 1 << 30
 """What makes a row's mean, at 2^15 above Q7, non-negative."""
 MEAN_END = (1 << 14) + 2
@@ -170,7 +169,7 @@ def attention(
     scores = s.op("MatMulInteger", queries, transposed, s.constant(128, "uint8"), *zeros, label="scores")
     index = distance_index(s, scores, rise, grain, last, heads, tokens, keys)
     tables = weight_tables(s, coarser, score_multiplier, half_down, score_unit, count, bits)
-    upper, lower = (weights(s, table, index, heads, tokens, keys) for table in tables)
+    upper, lower = (look_up(s, table, index, heads, tokens, keys) for table in tables)
     values = split_heads(s, v, keys, heads, [0, 2, 1, 3])
     first = [s.constant(0, "uint8"), *zeros] if zeros else []
     o = joined(s, *(s.op("MatMulInteger", e, values, *first) for e in (upper, lower)))
@@ -198,12 +197,10 @@ def joined(s: Scope, upper: str, lower: str) -> str:
 
 
 def distance_index(s: Scope, scores: str, rise: str, grain: str, last: str, heads: int, tokens: int, keys: int) -> str:
-    """Place in the heads' tables of each score's distance from its row's largest, int32, in rows for a lookup."""
+    """Place in the heads' tables of each score's distance from its row's largest, int32 `[B, H, T, S]`."""
     largest = s.op("Add", s.op("ReduceMax", scores, s.int64(-1), keepdims=1), rise)
     index = s.op("Div", s.op("Sub", largest, scores), grain)
-    index = s.op("Min", index, s.op("Expand", last, s.int64(heads, tokens, 1)))
-    rows = next(n for n in (ROWS, 2, 3, 1) if heads * tokens * keys % n == 0)
-    return s.op("Reshape", index, s.int64(rows, -1))
+    return s.op("Min", index, s.op("Expand", last, s.int64(heads, tokens, 1)))
 
 
 def weight_tables(
@@ -215,13 +212,6 @@ def weight_tables(
     log2 = s.op("Min", log2, s.int32(last_log2(bits)))
     halves = zip(weights_by_log2(bits), ("upper", "lower"), strict=True)
     return [s.op("Gather", s.constant(half, "uint8", f"exponentials_{bits}_{name}"), log2) for half, name in halves]
-
-
-def weights(s: Scope, table: str, index: str, heads: int, tokens: int, keys: int) -> str:
-    """What the heads' tables hold at an index, uint8 `[B, H, T, S]`."""
-    rows = next(n for n in (ROWS, 2, 3, 1) if heads * tokens * keys % n == 0)
-    wide = s.op("Expand", s.op("Reshape", table, s.int64(1, -1)), s.int64(rows, 1))
-    return s.op("Reshape", s.op("GatherElements", wide, index, axis=1), s.int64(-1, heads, tokens, keys))
 
 
 def row_mean(s: Scope, o: str, sums: str, heads: int, tokens: int, keys: int, bits: int) -> str:

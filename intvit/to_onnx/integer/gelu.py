@@ -3,11 +3,8 @@
 `gelu` is one function of a 16-bit integer for a whole layer, and constant outside `[lowest, lowest + count)` (its bump
 ends at 4, and above the result saturates). The table is the arithmetic below on a range of integers: nodes that read no
 input, which runtimes compute once. Only the bump, the same for all layers of one `fraction`, is stored. Looking up
-costs a sixth of the arithmetic (151,000 elements, ONNX Runtime 1.31, two threads: 59 against 400 us);
-`GatherElements` is twenty times as fast as `Gather`, and parallel over rows, so that the table is repeated for `ROWS`.
+costs a sixth of the arithmetic (151,000 elements, ONNX Runtime 1.31, two threads: 59 against 400 us).
 """
-
-from math import gcd
 
 import numpy as np
 import torch
@@ -15,10 +12,9 @@ import torch
 from intvit.dialect.arithmetic import INT16
 from intvit.dialect.gelu import FRACTION, gelu, gelu_fixed_point
 from intvit.to_onnx.integer.dyadic import Array
+from intvit.to_onnx.integer.lookup import look_up
 from intvit.to_onnx.integer.requantize import Far, requantize
 from intvit.to_onnx.scope import Scope
-
-ROWS = 8
 
 
 def support(fraction: int, multiplier: Array, pre: Array, shift: int, zero_point: int) -> tuple[int, int]:
@@ -30,11 +26,6 @@ def support(fraction: int, multiplier: Array, pre: Array, shift: int, zero_point
         return 0, 1
     first, last = int(changes[0]), int(changes[-1]) + 1
     return first + INT16[0], last - first + 1
-
-
-def rows_for(elements: int) -> int:
-    """Rows that `elements` of one image can be cut into."""
-    return gcd(elements, ROWS)
 
 
 def bump(fraction: int) -> Array:
@@ -58,15 +49,12 @@ def shift_gelu(
     top: str,
     *,
     far: Far,
-    rows: int,
     shape: tuple[int, int],
 ) -> str:
     """GELU of levels from 0 on (0 stands for the integer `lowest`, and `end` is beyond all) as uint8 `[B, *shape]`."""
     integers = s.op("Range", lowest, end, s.int32(1))
     y = gelu_of(s, integers, bumps, up, rise, divisor, multiplier, addend, unit, top, far=far)
-    table = s.op("Expand", y, s.int64(rows, 1), label="table")
-    found = s.op("GatherElements", table, s.op("Reshape", x, s.int64(rows, -1)), axis=1)
-    return s.op("Reshape", found, s.int64(-1, *shape))
+    return look_up(s, y, x, *shape)
 
 
 def gelu_of(

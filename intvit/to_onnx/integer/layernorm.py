@@ -2,8 +2,9 @@
 
 What depends on a row alone is computed on rows `[R]`, one number for each of all tokens, where an operator takes half a
 microsecond; there 64-bit integers cost nothing (0.4 us as in 32 bits, ONNX Runtime 1.31, 197 rows) and save the halves
-of squares, carries and shifts that the 32-bit form needs. This is the only place of a graph that has them. What depends
-on a channel too is 32-bit: three sums of a row, and one unsigned multiply-add and shift,
+of squares, carries and shifts that the 32-bit form needs. No other tensor that depends on the image has them, but the
+squares of `x` on their way to a sum, and the published LayerNorm. What depends on a channel too is 32-bit: the sum of a
+row, and one unsigned multiply-add and shift,
 
     n + 2^(30-a) = (x F + (2^31 + 2^a - m F - offset)) >> (a + 1)          all modulo 2^32, the sum below 2^32
 

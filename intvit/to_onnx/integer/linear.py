@@ -52,6 +52,12 @@ class Product:
         bias = np.int64(1) * self.bias + self.rise
         return fits32(largest, bias - RAISE8 * self.sums, largest + abs(bias) + RAISE8 * abs(self.sums))
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Between which every sum with its bias is, for all activations."""
+        reach = RAISE8 * abs(self.weight.astype(np.int64)).sum(1)
+        return int((self.bias - reach).min()), int((self.bias + reach).max())
+
     def write(self, scope: Scope, x: str, portable: bool) -> str:
         """int32 sums of uint8 `[..., K]`; with `portable` the weights are uint8 with a zero point of 128."""
         if not self.fits:

@@ -22,7 +22,7 @@ from intvit.dialect.published import (
 from intvit.nodes import arguments
 from intvit.to_onnx.integer.attention import joined, split_heads
 from intvit.to_onnx.integer.dyadic import LEVELS8, RAISE8, RAISE16, Array, Levels, Rounding
-from intvit.to_onnx.integer.gelu import rows_for
+from intvit.to_onnx.integer.lookup import look_up
 from intvit.to_onnx.integer.requantize import Far, requantize
 from intvit.to_onnx.integer.writer import Writer
 from intvit.to_onnx.scope import Scope
@@ -92,8 +92,7 @@ def attention_nodes(
     dyadic_of = (score_divisor, score_multiplier, score_addend, score_unit, score_top)
     levels = s.cast(requantize(s, s.op("Add", scores, score_rise), *dyadic_of, bits=8, far=score_far), "int32")
     distance = s.op("Sub", s.op("ReduceMax", levels, s.int64(-1), keepdims=1), levels)
-    flat = s.op("GatherElements", table, s.op("Reshape", distance, s.int64(-1)))
-    e = s.op("Reshape", flat, s.int64(-1, heads, tokens, keys))
+    e = look_up(s, table, distance, heads, tokens, keys)
     factor = s.op("Div", s.int32(LARGEST), s.op("ReduceSum", e, s.int64(-1), keepdims=1))
     p = s.op("Div", s.op("Mul", e, factor), s.int32(1 << 16))
     halves = (s.cast(s.op("Div", p, s.int32(LEVELS8)), "uint8"), s.cast(p, "uint8"))
@@ -111,7 +110,7 @@ def gelu_published(w: Writer, node: fx.Node) -> str:
     shape = w.shapes[node.name][1:]
     table = w.scope.constant(sigmoid_table(x0).numpy().ravel(), "int8", f"sigmoids_{-x0}")
     inputs = (w.written[x], table, w.scope.constant(rise, "int32", "rise"), *constants)
-    fixed: dict[str, Any] = dict(far=far, rows=rows_for(int(np.prod(shape))), shape=shape)
+    fixed: dict[str, Any] = dict(far=far, shape=shape)
     return w.scope.call("GELUPublished", gelu_nodes, *inputs, **fixed)
 
 
@@ -127,16 +126,13 @@ def gelu_nodes(
     top: str,
     *,
     far: Far,
-    rows: int,
     shape: tuple[int, int],
 ) -> str:
     """`x σ(1.702 x)` of raised 8-bit `[B, *shape]`, the sigmoid by a table of 128 maxima times 256 values."""
     wide = s.cast(x, "int32")
     peak = s.op("Max", s.op("ReduceMax", wide, s.int64(-1), keepdims=1), s.int32(RAISE8))
     place = s.op("Add", s.op("Mul", s.op("Sub", peak, s.int32(RAISE8)), s.int32(LEVELS8)), wide)
-    tables = s.op("Expand", s.op("Reshape", table, s.int64(1, -1)), s.int64(rows, 1))
-    found = s.op("GatherElements", tables, s.op("Reshape", place, s.int64(rows, -1)), axis=1)
-    sigmoid = s.cast(s.op("Reshape", found, s.int64(-1, *shape)), "int32")
+    sigmoid = s.cast(look_up(s, table, place, *shape), "int32")
     product = s.op("Mul", s.op("Sub", wide, s.int32(RAISE8)), sigmoid)
     return requantize(s, s.op("Add", product, rise), divisor, multiplier, addend, unit, top, bits=8, far=far)
 

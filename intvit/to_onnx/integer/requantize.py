@@ -27,8 +27,8 @@ def arm(s: Scope, x: str, divisor: str, multiplier: str) -> str:
 
 
 def add(s: Scope, a: str, b: str, addend: str, unit: str, top: str, *, far: Far) -> str:
-    """Residual sum of two arms as raised 16-bit integers."""
-    return levelled(s, s.op("Add", s.op("Add", a, b), addend), unit, top, far)
+    """Residual sum of two arms as raised 16-bit integers; the addend takes back their raises before they meet."""
+    return levelled(s, s.op("Add", s.op("Add", a, addend), b), unit, top, far)
 
 
 def shifted_far(s: Scope, x: str, rise: str, pre: str, back: str) -> str:

@@ -56,14 +56,15 @@ def linear(w: Writer, node: fx.Node) -> str:
 def product_of(w: Writer, node: fx.Node) -> Product:
     """The product of a node, raised as its reader wants it."""
     _, weight, bias = arguments(node)
-    product = Product(w.array(weight), w.array(bias), np.zeros(1, np.int64))
-    return raised_product(w, node, product) if folds(w, node) else product
+    rise = rounding_of(w, node).rise if folds(w, node) else np.zeros(1, np.int64)
+    return Product(w.array(weight), w.array(bias), rise)
 
 
-def raised_product(w: Writer, node: fx.Node, product: Product) -> Product:
+def rounding_of(w: Writer, node: fx.Node) -> Rounding:
+    """By what the one reader of a product shifts it first."""
     reader = node_of(next(iter(node.users)))
     pre = reader.args[2] if name_of(reader) == "requantize" or reader.args[0] is node else reader.args[5]
-    return Product(product.weight, product.bias, Rounding(w.array(pre)).rise)
+    return Rounding(w.array(pre))
 
 
 def folds(w: Writer, node: fx.Node) -> bool:
@@ -71,7 +72,9 @@ def folds(w: Writer, node: fx.Node) -> bool:
     if name_of(node) != "linear" or not reads_alone(node):
         return False
     _, weight, bias = arguments(node)
-    return raised_product(w, node, Product(w.array(weight), w.array(bias), np.zeros(1, np.int64))).fits
+    rounding = rounding_of(w, node)
+    product = Product(w.array(weight), w.array(bias), rounding.rise)
+    return product.fits and rounding.holds(*product.bounds)
 
 
 def finish(w: Writer, group: list[fx.Node], x: str) -> None:
@@ -167,7 +170,7 @@ def shift_gelu(w: Writer, node: fx.Node) -> str:
         index = w.scope.op("Clip", w.raised(x, np.array([-lowest])), w.scope.int32(0), w.scope.int32(count - 1))
     shape = w.shapes[node.name][1:]
     inputs = (index, w.scope.int32(lowest), w.scope.int32(lowest + count), bumps, up, *dyadic)
-    fixed: dict[str, Any] = dict(far=levels.far, rows=gelu.rows_for(int(np.prod(shape))), shape=shape)
+    fixed: dict[str, Any] = dict(far=levels.far, shape=shape)
     return w.scope.call("ShiftGELU", gelu.shift_gelu, *inputs, **fixed)
 
 

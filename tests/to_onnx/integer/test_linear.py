@@ -142,3 +142,22 @@ def test_sums_that_leave_32_bits_when_raised() -> None:
     sums = graph.call("linear", x, np.full((1, 66_400), 127, np.int8), row(0))
     with pytest.raises(IntvitError, match="sums of raised activations leave 32 bits"):
         graph.check(sums)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32"])
+@pytest.mark.parametrize("pre", [15, 16, 20, 24, 30])
+@pytest.mark.parametrize("bias", [-(1 << 30) - (1 << 29), -(1 << 30) - (1 << 28), (1 << 30) + (1 << 28)])
+def test_sums_that_a_raise_does_not_make_positive(dtype: str, pre: int, bias: int) -> None:
+    """Large pre-shifts raise by 2^30 only: sums below -2^30 must not be taken for the lowest level."""
+    graph = Graph()
+    random = np.random.default_rng(pre)
+    weight = filled(random, (8, 64), "int8", "random")
+    x = graph.operand(operand(pre, 64, "random"))
+    sums = graph.call("linear", x, weight, np.full(8, bias, np.int32))
+    shift = {"int8": 22, "int16": 14, "int32": 9}[dtype]
+    graph.check(graph.call("requantize", sums, row(20000), row(pre), shift, 0, dtype))
+    if dtype == "int16":
+        graph = Graph()
+        sums = graph.call("linear", graph.operand(operand(pre, 64, "random")), weight, np.full(8, bias, np.int32))
+        residual = graph.operand(filled(random, (2, 3, 8), "int16", "random"))
+        graph.check(graph.call("add", residual, row(8000), row(0), sums, row(16000), row(pre), 13))
