@@ -27,7 +27,19 @@ Export = Callable[..., "Pair"]
 def start(*arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "intvit", "serve", *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "INTVIT_ORT_WEB"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=heed_interrupts,
+    )
+
+
+def heed_interrupts() -> None:
+    """As in a terminal: a shell lets what it runs in the background ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def refused(*arguments: object) -> str:
