@@ -6,7 +6,6 @@ up with black images whose outputs are dropped.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from intvit.cores import threads_of
 from intvit.errors import IntvitError
 from intvit.metadata import Metadata
 from intvit.model import Array, Model, Step, as_array, require_images
@@ -34,10 +34,7 @@ class OnnxModel(Model):
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        cores = _cores()
-        self.threads = cores if threads is None else threads
-        if not 1 <= self.threads <= cores:
-            raise IntvitError(f"threads must be 1 to {cores} (the cores of this process), not {threads}")
+        self.threads = threads_of(threads)
         self.path = path
         self._session = open_session(path, self.threads)
         properties = _properties(self._session, path)
@@ -145,9 +142,3 @@ def _metadata(properties: dict[str, str], path: Path) -> Metadata:
         raise IntvitError(f"{path}: its labels cannot be read ({error}): made by another version of intvit?") from error
     except IntvitError as error:
         raise IntvitError(f"{path}: {error}") from error
-
-
-def _cores() -> int:
-    """How many cores this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

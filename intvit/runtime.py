@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from intvit.cores import cores, threads_of
 from intvit.errors import IntvitError
 from intvit.ffi import tvm_ffi
 from intvit.files import write_atomically
@@ -40,10 +41,7 @@ class CompiledModel(Model):
         self, library: Path, threads: int | None = None, folder: tempfile.TemporaryDirectory[str] | None = None
     ) -> None:
         """Runs `library`; `folder`, where it lies, is removed with this object."""
-        cores = _cores()
-        self.threads = len(cores) if threads is None else threads
-        if not 1 <= self.threads <= len(cores):
-            raise IntvitError(f"threads must be 1 to {len(cores)} (the cores of this process), not {threads}")
+        self.threads = threads_of(threads)
         load_runtime()
         self.path = library
         self._folder = folder
@@ -158,12 +156,6 @@ def load_runtime() -> None:
     ctypes.CDLL(str(runtime_library()), ctypes.RTLD_GLOBAL)
 
 
-def _cores() -> list[int]:
-    """The cores that this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return sorted(affinity(0)) if affinity is not None else list(range(os.cpu_count() or 1))
-
-
 _configured = threading.local()
 _pool = {"started": False, "lost": False}
 
@@ -178,14 +170,14 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def use_threads(count: int | None = None) -> None:
     """Sets the size of this thread's pool, by default all cores: TVM's own choice is half, for hyper-threads."""
-    count = len(_cores()) if count is None else count
+    count = len(cores()) if count is None else count
     if getattr(_configured, "count", None) != count and not _pool["lost"]:
         _pool["started"] = True
         configure = tvm_ffi.get_global_func("runtime.config_threadpool")
-        cores = [str(core) for core in _cores()]
+        numbers = [str(core) for core in cores()]
         if not hasattr(_configured, "count"):
-            configure(SHARE_ALL_CORES, len(cores), cores)
-        configure(SHARE_ALL_CORES, count, cores)
+            configure(SHARE_ALL_CORES, len(numbers), numbers)
+        configure(SHARE_ALL_CORES, count, numbers)
         _configured.count = count
 
 

@@ -13,6 +13,7 @@ import torch
 
 import intvit
 from intvit.compilation import write_module
+from intvit.cores import cores
 from intvit.errors import IntvitError
 from intvit.runtime import CompiledModel
 
@@ -103,7 +104,7 @@ def test_any_folder_will_do(tmp_path: Path, folder: str) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_number_of_threads_changes_nothing(path: Path, threads: int) -> None:
-    if threads > len(intvit.runtime._cores()):
+    if threads > len(cores()):
         pytest.skip("this process has one core")
     loaded = intvit.load(path, threads=threads)
     np.testing.assert_array_equal(loaded(tiny.pixels(5), raw=True), expected(tiny.pixels(5)))

@@ -92,3 +92,10 @@ def integer_model(preset: str = "default") -> IntegerModel:
     """`vit()` in integers."""
     graph = lower(calibrated(preset))
     return IntegerModel(graph, Metadata("tiny", preset, "0", GRID, graph.output_scales, graph.output_shapes))
+
+
+def integer_model_of(module: nn.Module, name: str) -> IntegerModel:
+    """Another model of images of the same size in integers."""
+    grids = calibrate(hoist_selection(capture(module, SHAPE)), [pixels(32)], GRID, PRESETS["default"])
+    graph = lower(grids)
+    return IntegerModel(graph, Metadata(name, "default", "0", GRID, graph.output_scales, graph.output_shapes))

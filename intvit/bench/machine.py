@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from intvit._version import __version__
+from intvit.cores import cores as numbers_of_cores
 
 FLAGS = (
     *("sse4_1", "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
@@ -42,8 +43,7 @@ def describe(cpuinfo: Path = Path("/proc/cpuinfo"), meminfo: Path = Path("/proc/
 
 def cores() -> int:
     """How many cores this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return len(numbers_of_cores())
 
 
 def _facts(path: Path) -> dict[str, str]:

@@ -7,12 +7,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from intvit.calibrate import PRESETS, calibrate
-from intvit.frontend import capture
 from intvit.integer_model import IntegerModel
-from intvit.metadata import Metadata
-from intvit.passes.hoist_selection import hoist_selection
-from intvit.passes.pipeline import lower
 
 
 class Features(nn.Module):
@@ -118,7 +113,4 @@ def integer_model(name: str) -> IntegerModel:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         module = MODELS[name]().eval()
-    graph = lower(
-        calibrate(hoist_selection(capture(module, tiny.SHAPE)), [tiny.pixels(32)], tiny.GRID, PRESETS["default"])
-    )
-    return IntegerModel(graph, Metadata(name, "default", "0", tiny.GRID, graph.output_scales, graph.output_shapes))
+    return tiny.integer_model_of(module, name)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from intvit.dialect.attention import LOG2_FRACTION, exponentials
-from intvit.to_onnx.integer.dyadic import RAISE16, Array, floor_shift, levelled
+from intvit.to_onnx.integer.dyadic import RAISE8, RAISE16, Array, floor_shift, levelled
 from intvit.to_onnx.integer.lookup import look_up
 from intvit.to_onnx.integer.requantize import Far
 from intvit.to_onnx.scope import Scope
@@ -164,15 +164,11 @@ def attention(
     far: Far,
 ) -> str:
     """uint8 q `[B, T, H·D]`, k and v `[B, S, H·D]` (int8, or uint8) to uint8 `[B, T, H·E]`."""
-    zeros = [s.constant(128, "uint8")] if portable else []
-    queries, transposed = split_heads(s, q, tokens, heads, [0, 2, 1, 3]), split_heads(s, k, keys, heads, [0, 2, 3, 1])
-    scores = s.op("MatMulInteger", queries, transposed, s.constant(128, "uint8"), *zeros, label="scores")
+    scores = score_products(s, q, k, heads, tokens, keys, portable)
     index = distance_index(s, scores, rise, grain, last, heads, tokens, keys)
     tables = weight_tables(s, coarser, score_multiplier, half_down, score_unit, count, bits)
     upper, lower = (look_up(s, table, index, heads, tokens, keys) for table in tables)
-    values = split_heads(s, v, keys, heads, [0, 2, 1, 3])
-    first = [s.constant(0, "uint8"), *zeros] if zeros else []
-    o = joined(s, *(s.op("MatMulInteger", e, values, *first) for e in (upper, lower)))
+    o = weighted_values(s, upper, lower, v, heads, keys, portable)
     ones = s.constant(np.ones((keys, 1)), "int8", label=f"ones_{keys}")
     sums = joined(s, *(s.op("Reshape", s.op("MatMulInteger", e, ones), s.int64(-1)) for e in (upper, lower)))
     mean = s.op("Transpose", row_mean(s, o, sums, heads, tokens, keys, bits), perm=[0, 2, 1, 3])
@@ -189,6 +185,21 @@ def sums_fit(keys: int, bits: int) -> bool:
 def split_heads(s: Scope, x: str, tokens: int, heads: int, order: list[int]) -> str:
     """`[B, T, H·D]` to heads, in the order of the axes `[B, T, H, D]`."""
     return s.op("Transpose", s.op("Reshape", x, s.int64(0, tokens, heads, -1)), perm=order)
+
+
+def score_products(s: Scope, q: str, k: str, heads: int, tokens: int, keys: int, portable: bool) -> str:
+    """`Q Kᵀ` of each head, int32 `[B, H, T, S]`."""
+    queries, transposed = split_heads(s, q, tokens, heads, [0, 2, 1, 3]), split_heads(s, k, keys, heads, [0, 2, 3, 1])
+    zero = s.constant(RAISE8, "uint8")
+    zeros = [zero, zero] if portable else [zero]
+    return s.op("MatMulInteger", queries, transposed, *zeros, label="scores")
+
+
+def weighted_values(s: Scope, upper: str, lower: str, v: str, heads: int, keys: int, portable: bool) -> str:
+    """`256 (upper V) + lower V` of each head, int32 `[B, H, T, E]`, of uint8 upper and lower bits `[B, H, T, S]`."""
+    values = split_heads(s, v, keys, heads, [0, 2, 1, 3])
+    zeros = [s.constant(0, "uint8"), s.constant(RAISE8, "uint8")] if portable else []
+    return joined(s, *(s.op("MatMulInteger", e, values, *zeros) for e in (upper, lower)))
 
 
 def joined(s: Scope, upper: str, lower: str) -> str:

@@ -8,6 +8,7 @@ split: few large operators are faster than many small ones.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch import fx
@@ -45,17 +46,23 @@ class Product:
         sums: Array = self.weight.sum(1, dtype=np.int64)
         return sums
 
+    @cached_property
+    def sizes(self) -> Array:
+        """`Σ_k |W|` of each column."""
+        sizes: Array = abs(self.weight.astype(np.int16)).sum(1, dtype=np.int64)
+        return sizes
+
     @property
     def fits(self) -> bool:
         """Whether 32 bits hold every sum of raised activations, with bias and rise."""
-        largest = MOST * abs(self.weight.astype(np.int64)).sum(1)
+        largest = MOST * self.sizes
         bias = np.int64(1) * self.bias + self.rise
         return fits32(largest, bias - RAISE8 * self.sums, largest + abs(bias) + RAISE8 * abs(self.sums))
 
     @property
     def bounds(self) -> tuple[int, int]:
         """Between which every sum with its bias is, for all activations."""
-        reach = RAISE8 * abs(self.weight.astype(np.int64)).sum(1)
+        reach = RAISE8 * self.sizes
         return int((self.bias - reach).min()), int((self.bias + reach).max())
 
     def write(self, scope: Scope, x: str, portable: bool) -> str:

@@ -20,7 +20,7 @@ from intvit.dialect.published import (
     sigmoid_table,
 )
 from intvit.nodes import arguments
-from intvit.to_onnx.integer.attention import joined, split_heads
+from intvit.to_onnx.integer.attention import score_products, weighted_values
 from intvit.to_onnx.integer.dyadic import LEVELS8, RAISE8, RAISE16, Array, Levels, Rounding
 from intvit.to_onnx.integer.lookup import look_up
 from intvit.to_onnx.integer.requantize import Far, requantize
@@ -86,9 +86,7 @@ def attention_nodes(
     far: Far,
 ) -> str:
     """Attention with 8-bit scores and 16-bit probabilities; operands and result as `attention`."""
-    zeros = [s.constant(RAISE8, "uint8")] if portable else []
-    queries, transposed = split_heads(s, q, tokens, heads, [0, 2, 1, 3]), split_heads(s, k, keys, heads, [0, 2, 3, 1])
-    scores = s.op("MatMulInteger", queries, transposed, s.constant(RAISE8, "uint8"), *zeros, label="scores")
+    scores = score_products(s, q, k, heads, tokens, keys, portable)
     dyadic_of = (score_divisor, score_multiplier, score_addend, score_unit, score_top)
     levels = s.cast(requantize(s, s.op("Add", scores, score_rise), *dyadic_of, bits=8, far=score_far), "int32")
     distance = s.op("Sub", s.op("ReduceMax", levels, s.int64(-1), keepdims=1), levels)
@@ -96,9 +94,7 @@ def attention_nodes(
     factor = s.op("Div", s.int32(LARGEST), s.op("ReduceSum", e, s.int64(-1), keepdims=1))
     p = s.op("Div", s.op("Mul", e, factor), s.int32(1 << 16))
     halves = (s.cast(s.op("Div", p, s.int32(LEVELS8)), "uint8"), s.cast(p, "uint8"))
-    values = split_heads(s, v, keys, heads, [0, 2, 1, 3])
-    first = [s.constant(0, "uint8"), *zeros] if zeros else []
-    o = joined(s, *(s.op("MatMulInteger", x, values, *first) for x in halves))
+    o = weighted_values(s, *halves, v, heads, keys, portable)
     o = s.op("Reshape", s.op("Transpose", o, perm=[0, 2, 1, 3]), s.int64(0, 0, -1))
     return requantize(s, s.op("Add", o, rise), divisor, multiplier, addend, unit, top, bits=8, far=far)
 

@@ -68,7 +68,13 @@ def rounding_of(w: Writer, node: fx.Node) -> Rounding:
 
 
 def folds(w: Writer, node: fx.Node) -> bool:
-    """Whether a product takes in the raise of the one that reads it."""
+    """Whether a product takes in the raise of the one that reads it; found out once, since it reads all weights."""
+    if node not in w.folded:
+        w.folded[node] = _folds(w, node)
+    return w.folded[node]
+
+
+def _folds(w: Writer, node: fx.Node) -> bool:
     if name_of(node) != "linear" or not reads_alone(node):
         return False
     _, weight, bias = arguments(node)

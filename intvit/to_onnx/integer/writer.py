@@ -46,6 +46,7 @@ class Writer:
         self.ranges = ranges or {}
         self.written: dict[fx.Node, str] = {}
         self.lowest: dict[fx.Node, int] = {}
+        self.folded: dict[fx.Node, bool] = {}
         self._signed: dict[fx.Node, str] = {}
         self._widened: dict[tuple[str, str], str] = {}
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from intvit.input_grid import InputGrid
 from intvit.to_onnx.boundary import IMAGE
+from intvit.to_onnx.integer.movement import patchify
 from intvit.to_onnx.qdq.values import Value, reshaped
 from intvit.to_onnx.scope import Scope
 
@@ -23,9 +24,7 @@ def patches(scope: Scope, kind: str, grid: InputGrid, h: int, w: int) -> Value:
     channels, height, width = grid.shape
     rows, columns = height // h, width // w
     if kind == "uint8":
-        x = reshaped(scope, IMAGE, rows, h, columns, w * channels, label="grid")
-        x = scope.op("Transpose", x, perm=[0, 1, 3, 2, 4], label="grid_by_patch")
-        x = reshaped(scope, x, rows * columns, h * w * channels, label="patches")
+        x = patchify(scope, IMAGE, grid=(rows, columns), size=(h, w), channels=channels)
         parameters = scope.constant(1, "float32"), scope.constant(CENTRE, "uint8")
         return Value(scope.op("DequantizeLinear", x, *parameters, label="pixels"), UNIT)
     x = reshaped(scope, _centred(scope, grid), channels, rows, h, columns, w, label="grid")
