@@ -11,7 +11,7 @@
 | `resample.js`   | Pillow's resizing, bit for bit                                                      |
 | `logits.js`     | the picture of all logits                                                           |
 | `samples.js`    | pictures that are drawn there                                                       |
-| `format.js`     | numbers as text                                                                     |
+| `format.js`     | numbers and comparisons as text                                                     |
 | `icon.svg`      | the mark                                                                            |
 """
 

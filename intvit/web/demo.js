@@ -8,12 +8,12 @@
  * | `resample.js`   | Pillow's resizing                                               |
  * | `logits.js`     | the picture of all logits                                       |
  * | `samples.js`    | pictures drawn here                                             |
- * | `format.js`     | numbers as text                                                 |
+ * | `format.js`     | numbers and comparisons as text                                 |
  *
  * `window.intvit` offers what the page itself uses: `ready` (a promise of the model), `classify`, `compare`, `pixels`.
  */
 
-import { counted, duration, number } from "./format.js";
+import { counted, duration, inCommon, number } from "./format.js";
 import { draw } from "./logits.js";
 import { BrowserModel, likeliest, reason } from "./model.js";
 import { coverage, preprocess } from "./preprocess.js";
@@ -297,13 +297,6 @@ function showNear({ largest, likeliest, by }) {
   const text = `Not bit-exact: these outputs are floats. The server runs ${by}.`;
   const title = `Largest difference ${Number(largest.toPrecision(2))}`;
   showVerdict(kind, title, likeliest ? `${text} ${inCommon(likeliest)}` : text);
-}
-
-/** @param {import("./model.js").Likeliest} likeliest */
-function inCommon({ same, of }) {
-  if (same === of && of > 1) return `The ${of} likeliest classes are the same.`;
-  const others = of > 1 ? ` Of the ${of} likeliest, others differ.` : "";
-  return same ? `The likeliest class is the same.${others}` : "The likeliest class is another.";
 }
 
 /** @param {number[]} all the first run and those after it @param {number | null} server */
