@@ -42,7 +42,7 @@ RUNTIME = (
     *("cuda/__init__.py", "cuda/runtime.py", "cuda/tensors.py"),
 )
 """Files of this package that running any module imports; a test compares them with what is imported."""
-CPU_RUNTIME = ("ffi.py", "runtime.py")
+CPU_RUNTIME = ("cores.py", "ffi.py", "runtime.py")
 """Those that a module for CPUs takes beside them."""
 FFI_UNUSED = shutil.ignore_patterns(
     *("__pycache__", "3rdparty", "include", "src", "cython", "share", "stub", "testing", "*.pyi", "*.txt", ".gitignore")
