@@ -1,7 +1,7 @@
 """The integer model as a file: `*.intvit`, a safetensors container with the graph as JSON in its header. No pickle.
 
     __metadata__.graph      [{"name", "op": "intvit::linear", "args": [{"node": ...} | {"tensor": ...} | number |
-    text]}] __metadata__.outputs    names of the output nodes
+    text | list of these]}] __metadata__.outputs    names of the output nodes
     __metadata__.metadata   `Metadata` as JSON
     __metadata__.digest     SHA-256 over all of these and every tensor's name, dtype, shape and bytes
 
@@ -116,7 +116,7 @@ def _encoded(graph: fx.Graph) -> tuple[list[dict[str, Any]], list[str]]:
 def _encoded_argument(argument: Any) -> Any:
     if isinstance(argument, fx.Node):
         return {"tensor": argument.target} if argument.op == "get_attr" else {"node": argument.name}
-    return argument
+    return [_encoded_argument(a) for a in argument] if isinstance(argument, list | tuple) else argument
 
 
 def _module(nodes: list[dict[str, Any]], outputs: list[str], tensors: dict[str, Tensor]) -> fx.GraphModule:
@@ -140,6 +140,8 @@ def _module(nodes: list[dict[str, Any]], outputs: list[str], tensors: dict[str, 
 
 
 def _decoded_argument(argument: Any, graph: fx.Graph, made: dict[str, fx.Node]) -> Any:
+    if isinstance(argument, list):
+        return [_decoded_argument(a, graph, made) for a in argument]
     if not isinstance(argument, dict):
         return argument
     return graph.get_attr(argument["tensor"]) if "tensor" in argument else made[argument["node"]]

@@ -2,11 +2,19 @@
 
 A token tensor is always `[batch, tokens, channels]`; heads are consecutive blocks of channels. The operations run in
 torch float32, so that a canonical graph is still the user's model: it is calibrated, and compared with, by running it.
+Feature maps are token tensors too, a token for each pixel, row by row.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from intvit.pointwise import Function, evaluate
+
+Pair = tuple[int, int]
+Four = tuple[int, int, int, int]
 
 
 def patchify(image: Tensor, height: int, width: int) -> Tensor:
@@ -36,10 +44,33 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     return a + b
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
-    """`softmax(q kᵀ · scale) v` per head; q `[B, T, H·D]`, k `[B, S, H·D]`, v `[B, S, H·E]`."""
-    queries, keys, values = (x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(queries, keys, values, scale=scale).transpose(1, 2).flatten(2)
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    scale: float | tuple[float, ...],
+    windows: int = 1,
+    bias: Tensor | None = None,
+    kinds: tuple[int, ...] = (),
+) -> Tensor:
+    """`softmax(q kᵀ · scale + bias) v` per window and head; q `[B, W·T, H·D]`, k `[B, W·S, H·D]`, v `[B, W·S, H·E]`.
+
+    Windows are consecutive blocks of tokens. `scale` is one number, or one per head. `bias` `[K, H or 1, T, S]` holds
+    the kinds of bias, -inf where a key is masked, and `kinds` says which of them each window has.
+    """
+    queries, keys, values = (_of_windows(x, windows, heads) for x in (q, k, v))
+    mask = None if bias is None else bias[list(kinds)]
+    if isinstance(scale, tuple):
+        queries, scale = queries * torch.tensor(scale).reshape(-1, 1, 1), 1.0
+    result = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
+    return result.transpose(2, 3).flatten(3).flatten(1, 2)
+
+
+def _of_windows(x: Tensor, windows: int, heads: int) -> Tensor:
+    """`[B, W·T, H·D]` to `[B, W, H, T, D]`."""
+    batch, tokens, channels = x.shape
+    return x.reshape(batch, windows, tokens // windows, heads, channels // heads).transpose(2, 3)
 
 
 def concat_tokens(constant: Tensor, x: Tensor) -> Tensor:
@@ -52,4 +83,107 @@ def select_tokens(x: Tensor, start: int, stop: int) -> Tensor:
     return x[:, start:stop]
 
 
-OPERATIONS = (patchify, linear, layer_norm, gelu, add, attention, concat_tokens, select_tokens)
+def rearrange(tensors: Sequence[Tensor], index: Tensor, chunk: int) -> Tensor:
+    """Blocks of `chunk` neighbouring channels of any tensors, in any order and number.
+
+    Every tensor, `[B, T_i, C_i]` or a constant `[T_i, C_i]`, is cut into blocks, those of the first before those of the
+    second; `index` `[T, C / chunk]` says which block comes where in the result, `[B, T, C]`.
+    """
+    batch = max(x.shape[0] for x in tensors if x.ndim == 3)
+    blocks = torch.cat([x.expand(batch, *x.shape[-2:]).reshape(batch, -1, chunk) for x in tensors], 1)
+    return blocks[:, index.flatten()].reshape(batch, index.shape[0], -1)
+
+
+def pointwise(x: Tensor, function: Function) -> Tensor:
+    """A function of each element alone (`intvit.pointwise`)."""
+    return evaluate(function, x)
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """Product by elements; `b` may have one token for all of `a`, or be a constant `[tokens or 1, channels]`."""
+    return a * b
+
+
+def product(a: Tensor, b: Tensor, groups: int) -> Tensor:
+    """`a bᵀ` of two tensors, in groups of consecutive tokens: a `[B, G·M, K]`, b `[B, G·N, K]` to `[B, G·M, N]`."""
+    left, right = (x.reshape(x.shape[0], groups, x.shape[1] // groups, x.shape[2]) for x in (a, b))
+    return (left @ right.mT).flatten(1, 2)
+
+
+def softmax(x: Tensor, scale: float) -> Tensor:
+    """Softmax of `scale · x` over the channels."""
+    return (x * scale).softmax(-1)
+
+
+def unfold(x: Tensor, size: Pair, kernel: Pair, stride: Pair, padding: Four, dilation: Pair) -> Tensor:
+    """What a convolution reads for each of its outputs: `[B, H·W, C]` to `[B, H'·W', kh·kw·C]`, in the order (y, x, c).
+
+    `size` is `(H, W)`, `padding` `(top, left, bottom, right)` of zeros.
+    """
+    return _windows(x, size, kernel, stride, padding, dilation).flatten(2)
+
+
+def depthwise(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    size: Pair,
+    kernel: Pair,
+    stride: Pair,
+    padding: Four,
+    dilation: Pair,
+) -> Tensor:
+    """A convolution of every channel by itself; weight `[kh·kw, C]`, bias `[C]`."""
+    return (_windows(x, size, kernel, stride, padding, dilation) * weight).sum(2) + bias
+
+
+def pool(x: Tensor, size: Pair, kernel: Pair, stride: Pair, padding: Four, kind: str) -> Tensor:
+    """`"mean"` or `"max"` of the pixels that a window holds, those of the padding left out."""
+    found = _windows(x, size, kernel, stride, padding, (1, 1), torch.nan)
+    if kind == "max":
+        return found.nan_to_num(nan=-torch.inf).amax(2)
+    return found.nanmean(2)
+
+
+def _windows(
+    x: Tensor, size: Pair, kernel: Pair, stride: Pair, padding: Four, dilation: Pair, fill: float = 0.0
+) -> Tensor:
+    """`[B, H·W, C]` to `[B, H'·W', kh·kw, C]`."""
+    top, left, bottom, right = padding
+    image = F.pad(x.unflatten(1, size), (0, 0, left, right, top, bottom), value=fill)
+    for axis, extent, step, gap in zip((1, 2), kernel, stride, dilation, strict=True):
+        image = image.unfold(axis, (extent - 1) * gap + 1, step)[..., ::gap]
+    return image.permute(0, 1, 2, 4, 5, 3).flatten(3, 4).flatten(1, 2)
+
+
+def rms_norm(x: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
+    """Each of `groups` blocks of channels by the root of its mean square: `x / sqrt(mean(x²) + eps) · weight`."""
+    blocks = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    return (blocks * (blocks.square().mean(-1, keepdim=True) + eps).rsqrt()).flatten(-2) * weight
+
+
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    """Normalization over the tokens and each of `groups` blocks of channels."""
+    return F.group_norm(x.mT, groups, weight, bias, eps).mT
+
+
+OPERATIONS = (
+    patchify,
+    linear,
+    layer_norm,
+    gelu,
+    add,
+    attention,
+    concat_tokens,
+    select_tokens,
+    rearrange,
+    pointwise,
+    multiply,
+    product,
+    softmax,
+    unfold,
+    depthwise,
+    pool,
+    rms_norm,
+    group_norm,
+)

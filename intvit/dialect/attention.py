@@ -14,7 +14,8 @@
 a long row (total variation up to 0.06 against exact softmax at 197 tokens), 13 and more is exact to 0.004; `P·V` of
 `S` keys needs `bits + 7 + log2 S <= 31`. No division and no rounded scale before the exponential, so no temperature
 error (I-ViT's `x0 = floor(-1/S)` has slopes of 0.83 to 0.95), and no probability is lost to an int8 result at 1/128.
-Columns are head-major: channel `h·D + c` is channel `c` of head `h`.
+Columns are head-major: channel `h·D + c` is channel `c` of head `h`. With several windows, which are consecutive blocks
+of tokens, queries meet the keys of their own window only.
 """
 
 import torch
@@ -45,6 +46,11 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2)
 
 
+def split_windows(x: Tensor, windows: int) -> Tensor:
+    """`[B, W·T, C]` to `[B·W, T, C]`."""
+    return x.reshape(x.shape[0] * windows, -1, x.shape[-1])
+
+
 def exponentials(t: Tensor, bits: int) -> Tensor:
     """`2^(bits - 2/256) · 2^(t/256)` for int32 `t <= 0`, rounded: int32 in `0 .. 2^bits - 1`."""
     u = (t + (bits << LOG2_FRACTION) - 2).clamp(min=-257)
@@ -55,9 +61,18 @@ def exponentials(t: Tensor, bits: int) -> Tensor:
 
 def shiftmax(scores: Tensor, multiplier: Tensor, pre_shift: Tensor, shift: int, bits: int) -> tuple[Tensor, Tensor]:
     """int32 scores `[B, H, T, S]` to exponentials of `bits` bits and their row sums `[B, H, T, 1]`, both int32."""
-    below = scores - scores.amax(-1, keepdim=True)
-    e = exponentials(requantized(below, pre_shift.view(-1, 1, 1), multiplier.view(-1, 1, 1), shift), bits)
+    e = exponentials(requantized_by_head(scores - scores.amax(-1, keepdim=True), multiplier, pre_shift, shift), bits)
     return e, e.sum(-1, keepdim=True, dtype=torch.int32)
+
+
+def requantized_by_head(scores: Tensor, multiplier: Tensor, pre_shift: Tensor, shift: int) -> Tensor:
+    """int32 `[B, H, T, S]`; dyadics `[H]` or `[1]`."""
+    return requantized(scores, pre_shift.view(-1, 1, 1), multiplier.view(-1, 1, 1), shift)
+
+
+def weighted_mean(e: Tensor, s: Tensor, values: Tensor) -> Tensor:
+    """Means of int8 `[B, H, S, E]`, in Q7, with weights `[B, H, T, S]` and their sums: int32 `[B, T, H·E]`."""
+    return row_mean(integer_matmul(e, values), s).transpose(1, 2).flatten(2)
 
 
 def row_mean(o: Tensor, s: Tensor) -> Tensor:
@@ -71,12 +86,19 @@ def scale_by_floor(x: Tensor, shift: Tensor) -> Tensor:
     return (x << (-shift).clamp(min=0)) >> shift.clamp(min=0)
 
 
-def check_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> None:
+def check_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, windows: int = 1) -> None:
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         require_dtype(name, tensor, torch.int8)
         require(tensor.ndim == 3, f"{name} must be [batch, tokens, channels]")
         require(tensor.shape[-1] % heads == 0, f"{name} has {tensor.shape[-1]} channels for {heads} heads")
+        require(
+            windows > 0 and tensor.shape[1] % windows == 0, f"{name} has {tensor.shape[1]} tokens for {windows} windows"
+        )
     require(q.shape[-1] == k.shape[-1] and k.shape[1] == v.shape[1], "q, k, v do not fit one another")
+
+
+def check_bits(bits: int) -> None:
+    require(8 <= bits <= 15, f"bits must be in 8..15, not {bits}")
 
 
 def _check(
@@ -91,10 +113,11 @@ def _check(
     multiplier: Tensor,
     pre_shift: Tensor,
     shift: int,
+    windows: int = 1,
 ) -> Tensor:
-    check_attention(q, k, v, heads)
+    check_attention(q, k, v, heads, windows)
     check_dyadic(heads, score_multiplier, score_pre_shift, score_shift, "score_")
-    require(8 <= bits <= 15, f"bits must be in 8..15, not {bits}")
+    check_bits(bits)
     check_dyadic(v.shape[-1], multiplier, pre_shift, shift)
     return q.new_empty(q.shape[0], q.shape[1], v.shape[-1])
 
@@ -111,25 +134,33 @@ def _ranges(
     multiplier: Tensor,
     pre_shift: Tensor,
     shift: int,
+    windows: int = 1,
 ) -> Ranges:
     scores = q * k * (q.shape[-1] // heads)
     below = Range(scores.low - scores.high, 0)
     log2 = requantized_ranges(below, score_pre_shift, score_multiplier, score_shift)
-    row_sum = Range(1 << (bits - 1), ((1 << bits) - 1) * k.shape[1])
-    sums = v.union(Range(0, 0)) * row_sum.high
     mean = requantized_ranges(MEAN, pre_shift, multiplier, shift)
     return Ranges(
         mean.result.clamp(*INT8),
         {
             "scores": scores.union(below),
             **{f"log2 {name}": found for name, found in log2.intermediates.items()},
-            "curvature": Range(0, 128 * 128 * CURVATURE + (1 << 14)),
-            "row sum": row_sum,
-            "P·V": sums + Range(0, 1 << max(row_sum.high.bit_length() - 9, 0)),
-            "row mean": Range(-(1 << 15), 1 << 15) * (1 << 15),
+            **mean_ranges(v, k.shape[1] // windows, bits),
             **mean.intermediates,
         },
     )
+
+
+def mean_ranges(v: Range, keys: int, bits: int) -> dict[str, Range]:
+    """Of the exponentials of `keys` keys, their sum, and the mean of values `v` that they weigh."""
+    row_sum = Range(1 << (bits - 1), ((1 << bits) - 1) * keys)
+    sums = v.union(Range(0, 0)) * row_sum.high
+    return {
+        "curvature": Range(0, 128 * 128 * CURVATURE + (1 << 14)),
+        "row sum": row_sum,
+        "P·V": sums + Range(0, 1 << max(row_sum.high.bit_length() - 9, 0)),
+        "row mean": Range(-(1 << 15), 1 << 15) * (1 << 15),
+    }
 
 
 @operation(check=_check, ranges=_ranges)
@@ -145,9 +176,10 @@ def attention(
     multiplier: Tensor,
     pre_shift: Tensor,
     shift: int,
+    windows: int = 1,
 ) -> Tensor:
     """int8 q `[B, T, H·D]`, k `[B, S, H·D]`, v `[B, S, H·E]` to int8 `[B, T, H·E]`; dyadics per head and channel."""
-    queries, keys, values = (split_heads(x, heads) for x in (q, k, v))
+    queries, keys, values = (split_heads(split_windows(x, windows), heads) for x in (q, k, v))
     e, s = shiftmax(integer_matmul(queries, keys.mT), score_multiplier, score_pre_shift, score_shift, bits)
-    mean = row_mean(integer_matmul(e, values), s).transpose(1, 2).flatten(2)
+    mean = weighted_mean(e, s, values).reshape(*q.shape[:2], -1)
     return requantized(mean, pre_shift, multiplier, shift).clamp(*INT8).to(torch.int8)

@@ -112,15 +112,25 @@ def reciprocal_root(v: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
 
 def unit_row(x: Tensor, eps: int, min_shift: int, fraction: int = 15) -> Tensor:
     """`(x - mean) / sqrt(V)` of int32 rows `[..., C]`, saturated below 1, with `fraction` (15 to 29) fraction bits."""
-    channels = x.shape[-1]
     m, r, squares = centre(x)
-    g, p = reciprocal_root(*floating_variance(squares, r, channels, eps, min_shift))
+    g, p = reciprocal_root(*floating_variance(squares, r, x.shape[-1], eps, min_shift))
+    return unit(x - m, r, g, p, fraction)
+
+
+def unit(e: Tensor, r: Tensor, g: Tensor, p: Tensor, fraction: int) -> Tensor:
+    """`(e - r / C) g / 2^(29 + p)` of int32 rows `[..., C]`, saturated below 1, with `fraction` fraction bits."""
+    channels = e.shape[-1]
     up, s = (1 - p).clamp(0, 16), (14 + p).clamp(min=15)
     share = r * g
     offset = (share // channels << up) + ((share % channels << up) // channels)
-    t = (x - m) * (g << up) - offset
+    t = e * (g << up) - offset
     n = ((t >> (s + 14 - fraction)) + 1) >> 1
     return n.clamp(-(1 << fraction), (1 << fraction) - 1)
+
+
+def fine_product(n: Tensor, multiplier: Tensor) -> Tensor:
+    """`(n · multiplier) >> 14` of `n` within 30 bits, as two products of 16 bits; the lower one is rounded."""
+    return (n >> FINE) * multiplier + rounding_shift((n & ((1 << FINE) - 1)) * multiplier, FINE)
 
 
 @operation(check=_check, ranges=_ranges)
@@ -129,8 +139,7 @@ def layernorm(x: Tensor, multiplier: Tensor, bias: Tensor, shift: int, eps: int,
     target = dtype_named(dtype)
     rows = x.to(torch.int32)
     if target is torch.int16:
-        n = unit_row(rows, eps, min_shift, 15 + FINE)
-        product = (n >> FINE) * multiplier + rounding_shift((n & ((1 << FINE) - 1)) * multiplier, FINE)
+        product = fine_product(unit_row(rows, eps, min_shift, 15 + FINE), multiplier)
     else:
         product = unit_row(rows, eps, min_shift) * multiplier
     return rounding_shift(product + bias, shift).clamp(*RANGE[target]).to(target)

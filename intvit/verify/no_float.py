@@ -1,6 +1,7 @@
 """The proof that an integer graph is one: operations of the dialect, on integers, and nothing else."""
 
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 from intvit.dialect import operation_of
 from intvit.errors import VerifyError
@@ -33,7 +34,7 @@ def _fault(node: fx.Node, module: fx.GraphModule) -> str | None:
         return f"{_where(reader)}: constant {node.target} is {value.dtype}" if _is_float(value) else None
     if operation_of(node.target) is None:
         return f"{_where(node)}: {node.target} is not an operation of the dialect"
-    floats = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, float | complex)]
+    floats = [a for a in tree_leaves((node.args, node.kwargs)) if isinstance(a, float | complex)]
     return f"{_where(node)}: takes the number {floats[0]}" if floats else None
 
 

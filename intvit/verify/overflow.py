@@ -66,6 +66,8 @@ def analyse(graph: IntGraph) -> tuple[Proved, ...]:
 
 
 def _argument(module: fx.GraphModule, known: dict[fx.Node, Operand], argument: Any) -> Any:
+    if isinstance(argument, list | tuple):
+        return [_argument(module, known, a) for a in argument]
     if not isinstance(argument, fx.Node):
         return argument
     return module.get_buffer(str(argument.target)) if argument.op == "get_attr" else known[argument]

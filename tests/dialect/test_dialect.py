@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_only, tree_unflatten
 
 from intvit.dialect import OPERATIONS, Operation, operation_of
 from intvit.ranges import Operand, Range, Ranges
@@ -35,11 +37,46 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "linear": (ints(2, 5, CHANNELS), ints(6, CHANNELS), i32(7, 6)),
     "requantize": (SUMS, i32(M), i32(PRE), 10, 3, "int8"),
     "add": (WIDE, i32(M), i32(PRE), SUMS, i32(M), i32(PRE, 1), 14),
-    "attention": (*QKV, 2, i32(M, 2), i32(PRE, 2), 16, 13, i32(M), i32(PRE, 1), 20),
+    "attention": (*QKV, 2, i32(M, 2), i32(PRE, 2), 16, 13, i32(M), i32(PRE, 1), 20, 5),
+    "biased_attention": (
+        *(*QKV, 2, 1, i32(M, 2), i32(PRE, 2), 16, ints(3, 2, 5, 5, dtype=torch.int16), i32(2, 1), 13),
+        *(i32(M), i32(PRE, 1), 20),
+    ),
+    "product": (ints(2, 6, CHANNELS), ints(2, 4, CHANNELS, seed=1), 2),
+    "softmax": (SUMS, i32(M, 1), i32(PRE, 1), 10, 13),
     "gelu": (WIDE, 7, i32(M), i32(6), 15, -100),
+    "activation": (WIDE, ints(257, dtype=torch.int16), 8, "int16"),
+    "multiply": (WIDE, ints(2, 1, CHANNELS, dtype=torch.int16, seed=1), i32(M), i32(3, 1), 15, "int8"),
     "layernorm": (WIDE, i32(M), i32(5), 12, 9, 0, "int8"),
+    "rmsnorm": (WIDE, i32(M), 12, 9, 0, 2, "int8"),
+    "groupnorm": (WIDE, i32(M), i32(5), 12, 2, 9, 0, "int8"),
     "concat_tokens": (ints(2, CHANNELS, dtype=torch.int16), WIDE),
     "select_tokens": (WIDE, 1, 3),
+    "rearrange": ([WIDE, ints(3, CHANNELS, dtype=torch.int16), WIDE], torch.arange(24, 0, -4).int().reshape(3, 2), 2),
+    "unfold": (ints(2, 12, CHANNELS), i32(3), [3, 4], [3, 2], [2, 1], [1, 0, 1, 1], [1, 2]),
+    "depthwise": (
+        ints(2, 12, CHANNELS),
+        ints(9, CHANNELS),
+        i32(7),
+        i32(3),
+        [3, 4],
+        [3, 3],
+        [1, 2],
+        [1, 1, 1, 1],
+        [1, 1],
+    ),
+    "pool": (
+        ints(2, 12, CHANNELS, dtype=torch.int16),
+        [3, 4],
+        [2, 2],
+        [1, 2],
+        [0, 0, 0, 0],
+        "mean",
+        i32(M, 1),
+        i32(2, 1),
+        14,
+        "int16",
+    ),
     "attention_published": (*QKV, 2, i32(M, 2), i32(PRE, 2), 16, -20, i32(M), i32(PRE, 1), 20),
     "gelu_published": (ints(2, 5, CHANNELS), -10, i32(M), i32(PRE, 1), 15),
     "layernorm_published": (WIDE, i32(5)),
@@ -50,11 +87,18 @@ each_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=O
 
 
 def runtime(value: Any) -> bool:
-    """Whether an argument is a tensor computed at run time: those have a batch."""
-    return isinstance(value, Tensor) and value.ndim >= 3
+    """Whether an argument is a tensor computed at run time: those have a batch. A bias of attention is a constant."""
+    return isinstance(value, Tensor) and (value.ndim == 3 or value.dtype == torch.uint8)
+
+
+def of_image(i: int, value: Any) -> Any:
+    """What an argument is for image `i` of the batch alone."""
+    return value[i : i + 1].contiguous() if runtime(value) else value
 
 
 def operand(value: Any) -> Any:
+    if isinstance(value, list):
+        return [operand(each) for each in value]
     return Operand(int(value.min()), int(value.max()), tuple(value.shape)) if runtime(value) else value
 
 
@@ -89,7 +133,7 @@ def test_fake_and_real_agree(operation: Operation) -> None:
     arguments = SAMPLES[operation.name]
     real = operation.call(*arguments)
     with FakeTensorMode() as mode:
-        fake = operation.call(*(mode.from_tensor(a) if isinstance(a, Tensor) else a for a in arguments))
+        fake = operation.call(*tree_map_only(Tensor, mode.from_tensor, arguments))
     assert (fake.shape, fake.dtype) == (real.shape, real.dtype)
     assert not real.is_floating_point() and real.is_contiguous()
 
@@ -111,7 +155,7 @@ def test_images_of_a_batch_do_not_meet(operation: Operation) -> None:
     arguments = SAMPLES[operation.name]
     whole = operation.call(*arguments)
     for i in range(2):
-        alone = operation.call(*(a[i : i + 1].contiguous() if runtime(a) else a for a in arguments))
+        alone = operation.call(*tree_map(partial(of_image, i), arguments))
         assert torch.equal(whole[i : i + 1], alone)
 
 
@@ -120,10 +164,12 @@ def test_images_of_a_batch_do_not_meet(operation: Operation) -> None:
 def test_refuses_wrong_types(operation: Operation, change: Callable[[Tensor], Tensor]) -> None:
     """Every tensor argument, one at a time; the operation itself refuses when a graph is traced or checked."""
     arguments = SAMPLES[operation.name]
-    for i, argument in enumerate(arguments):
-        if isinstance(argument, Tensor):
-            wrong = (*arguments[:i], change(argument), *arguments[i + 1 :])
-            with pytest.raises(TypeError, match=operation.call._schema.arguments[i].name):
+    leaves, structure = tree_flatten(arguments)
+    names = [s.name for s, a in zip(operation.call._schema.arguments, arguments, strict=True) for _ in tree_leaves(a)]
+    for i, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
+        if isinstance(leaf, Tensor):
+            wrong = tree_unflatten([*leaves[:i], change(leaf), *leaves[i + 1 :]], structure)
+            with pytest.raises(TypeError, match=name):
                 operation.check(*wrong)
 
 
