@@ -11,22 +11,35 @@ from numpy.typing import ArrayLike
 from torch import fx
 from tvm import tirx
 
+from intvit.attention_node import AttentionNode
 from intvit.dialect.published import sigmoid_table
-from intvit.fusion import Constant, Fusion, Group, name_of, node_of
+from intvit.fusion import Constant, Fusion, Group, geometry_of, name_of, node_of
+from intvit.geometry import Geometry
 from intvit.kernels import attention as attention_kernel
 from intvit.kernels import (
     attention_published,
+    biased_attention,
     elementwise,
     gelu_published,
     layernorm_published,
     movement,
     pack,
     product,
+    transpose,
 )
+from intvit.kernels import depthwise as depthwise_kernel
+from intvit.kernels import groupnorm as groupnorm_kernel
 from intvit.kernels import layernorm as layernorm_kernel
+from intvit.kernels import pool as pool_kernel
+from intvit.kernels import rearrange as rearrange_kernel
+from intvit.kernels import rmsnorm as rmsnorm_kernel
+from intvit.kernels import row_products as row_products_kernel
+from intvit.kernels import softmax_rows as softmax_kernel
+from intvit.kernels import unfold as unfold_kernel
 from intvit.kernels.cut import RULE, Cut
 from intvit.kernels.epilogue import Epilogue, Requantize
 from intvit.kernels.isa import Isa
+from intvit.kernels.score_bias import MASK, ScoreBias, packed_bias
 from intvit.nodes import arguments
 
 Cuts = Mapping[str, Cut]
@@ -99,36 +112,55 @@ class Legalizer(Fusion):
     def _elementwise(self, group: Group) -> KernelCall:
         node = group.nodes[0]
         x = node_of(node.args[0])
-        n = self.shapes[node.name][2]
+        _, tokens, n = self.shapes[node.name]
         stage, operands, dtype = self.stage(node, x, n)
-        function = _elementwise(n, Epilogue((stage,), dtype), self.vector, self.dtype(x))
+        function = _elementwise(n, Epilogue((stage,), dtype), self.vector, self.dtype(x), tokens)
         return KernelCall(function, (x, *operands), n, dtype)
 
-    _requantize = _add = _gelu = _elementwise
+    _requantize = _add = _gelu = _activation = _multiply = _elementwise
 
     def _attention(self, group: Group) -> KernelCall:
         return self._attention_by(_attention, group)
+
+    def _biased_attention(self, group: Group) -> KernelCall:
+        return self._attention_by(_biased_attention, group)
 
     def _attention_published(self, group: Group) -> KernelCall:
         return self._attention_by(_attention_published, group)
 
     def _attention_by(self, build: Callable[..., tirx.PrimFunc], group: Group) -> KernelCall:
-        """`build` takes the sizes, the shift of the scores, the one parameter of its softmax, and the epilogue."""
-        node = group.nodes[0]
-        q, k, v, heads, score_mul, score_pre, score_shift, softmax, multiplier, pre_shift, shift = arguments(node)
-        sizes, columns = self._heads(q, k, v, heads)
+        """`build` takes sizes, the shift of the scores, the one parameter of its softmax, the epilogue, and a bias."""
+        node = AttentionNode.of(group.nodes[0])
+        sizes, columns = self._heads(node)
+        score_mul, score_pre, score_shift = node.score
+        multiplier, pre_shift, shift = node.result
         (pre, mul), operands = self.dyadic(pre_shift, multiplier, columns)
-        epilogue = Epilogue((Requantize(int(shift), pre=pre, mul=mul),), "int8")
-        name = f"{name_of(node)} {sizes.heads}x{sizes.queries}x{sizes.keys}x{sizes.head_size}x{sizes.value_size}"
-        tunable = Tunable(name, sizes.cuts, lambda cut: build(replace(sizes, cut=cut), score_shift, softmax, epilogue))
+        epilogue = Epilogue((Requantize(shift, pre=pre, mul=mul),), "int8")
+        windows = f"{sizes.windows}x" if sizes.windows > 1 else ""
+        name = f"{name_of(group.nodes[0])} {windows}{sizes.heads}x{sizes.queries}x{sizes.keys}"
+        name += f"x{sizes.head_size}x{sizes.value_size}"
+        bias, tables = self._bias(node, sizes)
+        fixed = (score_shift, node.softmax, epilogue, *bias)
+        tunable = Tunable(name, sizes.cuts, lambda cut: build(replace(sizes, cut=cut), *fixed))
         scores = (self._per_head(score_pre, sizes.heads, "int8"), self._per_head(score_mul, sizes.heads, "int16"))
-        inputs = (node_of(q), node_of(k), node_of(v), *scores, *operands)
+        inputs = (node.q, node.k, node.v, *scores, *tables, *operands)
         return KernelCall(tunable.chosen(self.cuts), inputs, columns, "int8", sizes.multiply_adds, tunable)
 
-    def _heads(self, q: Any, k: Any, v: Any, heads: Any) -> tuple[attention_kernel.Heads, int]:
-        (_, queries, width), (_, keys, _), (_, _, columns) = (self.shapes[node_of(x).name] for x in (q, k, v))
-        sizes = attention_kernel.Heads(heads, queries, keys, width // heads, columns // heads, self.vector)
-        return sizes, columns
+    def _heads(self, node: AttentionNode) -> tuple[attention_kernel.Heads, int]:
+        (_, queries, width), (_, keys, _), (_, _, columns) = (self.shapes[x.name] for x in (node.q, node.k, node.v))
+        w, h = node.windows, node.heads
+        tokens, channels = (queries // w, keys // w), (width // h, columns // h)
+        return attention_kernel.Heads(h, *tokens, *channels, self.vector, windows=w), columns
+
+    def _bias(self, node: AttentionNode, sizes: attention_kernel.Heads) -> tuple[tuple[ScoreBias, ...], list[Constant]]:
+        """What a kernel is told of the bias, and its operands; nothing where there is none."""
+        if node.bias is None:
+            return (), []
+        table = self.array(node.bias)
+        kinds, heads, *_ = table.shape
+        masks = bool((table == MASK).any())
+        bias = ScoreBias(kinds, heads, sizes.queries, sizes.keys, sizes.windows, masks)
+        return (bias,), [packed_bias(table), self.array(node.kinds)]
 
     def _per_head(self, argument: Any, heads: int, dtype: str) -> Constant:
         return np.broadcast_to(self.array(argument), (heads,)).astype(dtype)
@@ -138,6 +170,24 @@ class Legalizer(Fusion):
         x, multiplier, bias, shift, eps, min_shift, dtype = arguments(node)
         _, tokens, n = self.shapes[node.name]
         function = _layernorm(n, shift, self.vector, dtype, tokens)
+        mul, add = (np.broadcast_to(self.array(a), (n,)) for a in (multiplier, bias))
+        floor = np.array([eps, min_shift], np.int32)
+        return KernelCall(function, (node_of(x), mul.astype(np.int16), add.astype(np.int32), floor), n, str(dtype))
+
+    def _rmsnorm(self, group: Group) -> KernelCall:
+        node = group.nodes[0]
+        x, multiplier, shift, eps, min_shift, groups, dtype = arguments(node)
+        _, tokens, n = self.shapes[node.name]
+        function = _rmsnorm(n, groups, shift, self.vector, dtype, tokens)
+        mul = np.broadcast_to(self.array(multiplier), (n,)).astype(np.int16)
+        floor = np.array([eps, min_shift], np.int32)
+        return KernelCall(function, (node_of(x), mul, floor), n, str(dtype))
+
+    def _groupnorm(self, group: Group) -> KernelCall:
+        node = group.nodes[0]
+        x, multiplier, bias, shift, groups, eps, min_shift, dtype = arguments(node)
+        _, tokens, n = self.shapes[node.name]
+        function = _groupnorm(groupnorm_kernel.Groups(n, groups, tokens, self.vector), shift, dtype)
         mul, add = (np.broadcast_to(self.array(a), (n,)) for a in (multiplier, bias))
         floor = np.array([eps, min_shift], np.int32)
         return KernelCall(function, (node_of(x), mul.astype(np.int16), add.astype(np.int32), floor), n, str(dtype))
@@ -158,6 +208,8 @@ class Legalizer(Fusion):
 
     def _patchify(self, group: Group) -> KernelCall:
         node = group.nodes[0]
+        if group.result is not node:
+            return self._unfold(group)
         image, height, width = arguments(node)
         function = _patchify(self.shapes[node_of(image).name][1:], (height, width), self.vector)
         return KernelCall(function, (node_of(image),), self.shapes[node.name][2], "int8")
@@ -169,12 +221,74 @@ class Legalizer(Fusion):
         function = _concat_tokens(first.shape[0], tokens, n, self.vector)
         return KernelCall(function, (first, x), n, "int16")
 
+    def _depthwise(self, group: Group) -> KernelCall:
+        head = group.nodes[0]
+        x, weight, bias, fill, *_ = arguments(head)
+        w, geometry, isa = self.array(weight), geometry_of(head), self.vector
+        n = w.shape[1]
+        stages, operands, dtype = self.stages(group, n)
+        function = _depthwise(n, geometry, Epilogue(tuple(stages), dtype), isa)
+        outside = self.channels(self.fill(fill), n, "int8")
+        start = pack.bias(self.array(bias), w.T, isa)
+        inputs = (node_of(x), depthwise_kernel.taps(w, geometry, isa), outside, start, *operands)
+        return KernelCall(function, inputs, n, dtype, geometry.tokens * w.size)
+
+    def _unfold(self, group: Group) -> KernelCall:
+        """Windows of a tensor, or of the image where the group begins with its pixels."""
+        node, first = group.result, group.nodes[0]
+        x, fill, *_ = arguments(node)
+        geometry = geometry_of(node)
+        channels = self.shapes[node_of(x).name][2]
+        function = _unfold(channels, geometry, self.vector, first is not node)
+        inputs = (node_of(first.args[0]), self.fill(fill, geometry.columns.kernel))
+        return KernelCall(function, inputs, geometry.taps * channels, "int8")
+
+    def _pool(self, group: Group) -> KernelCall:
+        node = group.nodes[0]
+        x, *_ = arguments(node)
+        n, dtype = self.shapes[node.name][2], self.dtype(node)
+        kind, shift, operands = self.averaging(node)
+        function = _pool(n, geometry_of(node), kind, shift, self.vector, dtype)
+        return KernelCall(function, (node_of(x), *operands), n, dtype)
+
     def _select_tokens(self, group: Group) -> KernelCall:
         x, start, stop = arguments(group.nodes[0])
         _, tokens, n = self.shapes[node_of(x).name]
         dtype = self.dtype(node_of(x))
         function = _select_tokens(start, stop, tokens, n, self.vector, dtype)
         return KernelCall(function, (node_of(x),), n, dtype)
+
+    def _rearrange(self, group: Group) -> KernelCall:
+        node = group.nodes[0]
+        tensors = [node_of(x) for x in arguments(node)[0]]
+        blocks, dtype = self.blocks(node), self.dtype(node)
+        offsets = blocks.offsets([columns for _, columns in blocks.shapes])
+        sources = tuple(
+            rearrange_kernel.Source(*shape, x.op == "get_attr") for shape, x in zip(blocks.shapes, tensors, strict=True)
+        )
+        run = offsets.run if blocks.chunk == len(sources) == 1 and offsets.is_sum else 1
+        function = _rearrange(sources, *blocks.index.shape, blocks.chunk, self.vector, dtype, offsets.is_sum, run)
+        inputs = [self.array(x) if x.op == "get_attr" else x for x in tensors]
+        operands = (*inputs, offsets.rows, offsets.columns)
+        return KernelCall(function, operands, self.shapes[node.name][2], dtype)
+
+    def _product(self, group: Group) -> KernelCall:
+        a, b, groups = arguments(group.nodes[0])
+        (_, left, depth), (_, right, _) = (self.shapes[node_of(x).name] for x in (a, b))
+        n = right // groups
+        stages, operands, dtype = self.stages(group, n)
+        sizes = row_products_kernel.Groups(groups, left // groups, n, depth, self.isa)
+        function = _row_products(sizes, Epilogue(tuple(stages), dtype))
+        return KernelCall(function, (node_of(a), node_of(b), *operands), n, dtype, sizes.multiply_adds)
+
+    def _softmax(self, group: Group) -> KernelCall:
+        x, multiplier, pre_shift, shift, bits = arguments(group.nodes[0])
+        n = self.shapes[group.result.name][2]
+        stages, operands, dtype = self.stages(group, n)
+        epilogue = Epilogue(tuple(stages), dtype)
+        function = _softmax(n, int(shift), int(bits), epilogue, self.vector, dtype=self.dtype(node_of(x)))
+        pre, mul = self.array(pre_shift).astype(np.int8), self.array(multiplier).astype(np.int16)
+        return KernelCall(function, (node_of(x), pre, mul, *operands), n, dtype)
 
 
 # Equal kernels are one function: blocks share them, and compile once.
@@ -186,8 +300,8 @@ def _product(k: int, n: int, epilogue: Epilogue, isa: Isa, tokens: int, cut: Cut
 
 
 @cache
-def _elementwise(n: int, epilogue: Epilogue, isa: Isa, dtype: str) -> tirx.PrimFunc:
-    return elementwise.elementwise(n, epilogue, isa, dtype=dtype)
+def _elementwise(n: int, epilogue: Epilogue, isa: Isa, dtype: str, tokens: int) -> tirx.PrimFunc:
+    return elementwise.elementwise(n, epilogue, isa, dtype=dtype, tokens=tokens)
 
 
 @cache
@@ -196,8 +310,25 @@ def _attention(sizes: attention_kernel.Heads, score_shift: int, bits: int, epilo
 
 
 @cache
+def _biased_attention(
+    sizes: attention_kernel.Heads, score_shift: int, bits: int, epilogue: Epilogue, bias: ScoreBias
+) -> tirx.PrimFunc:
+    return biased_attention.biased_attention(sizes, score_shift, bits, epilogue, bias)
+
+
+@cache
 def _layernorm(n: int, shift: Any, isa: Isa, dtype: Any, tokens: int) -> tirx.PrimFunc:
     return layernorm_kernel.layernorm(n, shift, isa, dtype=dtype, tokens=tokens)
+
+
+@cache
+def _rmsnorm(n: int, groups: Any, shift: Any, isa: Isa, dtype: Any, tokens: int) -> tirx.PrimFunc:
+    return rmsnorm_kernel.rmsnorm(n, groups, shift, isa, dtype=dtype, tokens=tokens)
+
+
+@cache
+def _groupnorm(sizes: groupnorm_kernel.Groups, shift: Any, dtype: Any) -> tirx.PrimFunc:
+    return groupnorm_kernel.groupnorm(sizes, shift, dtype=dtype)
 
 
 @cache
@@ -228,3 +359,38 @@ def _concat_tokens(first: int, tokens: int, n: int, isa: Isa) -> tirx.PrimFunc:
 @cache
 def _select_tokens(start: Any, stop: Any, tokens: int, n: int, isa: Isa, dtype: Any) -> tirx.PrimFunc:
     return movement.select_tokens(start, stop, tokens, n, isa, dtype=dtype)
+
+
+@cache
+def _rearrange(
+    sources: tuple[rearrange_kernel.Source, ...],
+    tokens: int,
+    blocks: int,
+    chunk: int,
+    isa: Isa,
+    dtype: str,
+    is_sum: bool,
+    run: int,
+) -> tirx.PrimFunc:
+    if transpose.side_of_squares(blocks, run, dtype):
+        return transpose.transpose(sources[0], tokens, blocks, run, dtype=dtype)
+    return rearrange_kernel.rearrange(sources, tokens, blocks, chunk, isa, dtype=dtype, is_sum=is_sum)
+
+
+@cache
+def _depthwise(n: int, geometry: Geometry, epilogue: Epilogue, isa: Isa) -> tirx.PrimFunc:
+    return depthwise_kernel.depthwise(n, geometry, epilogue, isa)
+
+
+@cache
+def _unfold(channels: int, geometry: Geometry, isa: Isa, image: bool) -> tirx.PrimFunc:
+    return unfold_kernel.unfold(channels, geometry, isa, image=image)
+
+
+@cache
+def _pool(n: int, geometry: Geometry, kind: str, shift: int, isa: Isa, dtype: str) -> tirx.PrimFunc:
+    return pool_kernel.pool(n, geometry, kind, shift, isa, dtype=dtype)
+
+
+_row_products = cache(row_products_kernel.row_products)
+_softmax = cache(softmax_kernel.softmax)

@@ -33,11 +33,13 @@ from intvit.kernels.int16 import INT32, concat
 from intvit.kernels.interleave import join, shuffled, transposed
 from intvit.kernels.isa import Isa
 from intvit.kernels.pack import round_up
+from intvit.kernels.score_bias import ScoreBias
 from intvit.kernels.shiftmax import Shiftmax
-from intvit.kernels.softmax import Scaling, Softmax, Vectors
+from intvit.kernels.softmax import Scaling, Softmax
 from intvit.kernels.tile import add_products, even_blocks, registers_from, runs, widen_row
 
 Line = Callable[[Expr], Expr]  # the row of the tensors that holds query `t` of a block
+Stored = Callable[[Expr, Expr], Expr]  # what is kept of the sums of a block with key `s`
 
 TASKS = 6  # least tasks of one batch element; each packs its keys and values again
 MORE_SPLITS = 4  # than the least of a head, that are tried
@@ -54,11 +56,12 @@ class Heads:
     value_size: int
     isa: Isa
     cut: Cut = RULE
+    windows: int = 1  # of a batch element; queries and keys are those of one
 
     @property
     def multiply_adds(self) -> int:
         """Of one batch element, in both products."""
-        return self.heads * self.queries * self.keys * (self.head_size + self.value_size)
+        return self.windows * self.heads * self.queries * self.keys * (self.head_size + self.value_size)
 
     @property
     def blocks(self) -> int:
@@ -78,12 +81,13 @@ class Heads:
 
     @property
     def _choices(self) -> range:
-        least = min(self.blocks, -(-TASKS // self.heads))
+        least = min(self.blocks, -(-TASKS // (self.heads * self.windows)))
         return range(least, min(self.blocks, least + MORE_SPLITS) + 1)
 
     def _slowest(self, splits: int) -> int:
         """Work of the busier of two threads in fifths of a block: packing costs a task about one."""
-        tasks = [(i + 1) * self.blocks // splits - i * self.blocks // splits for i in range(splits)] * self.heads
+        tasks = [(i + 1) * self.blocks // splits - i * self.blocks // splits for i in range(splits)]
+        tasks *= self.heads * self.windows
         half = -(-len(tasks) // 2)
         return max(5 * sum(part) + len(part) for part in (tasks[:half], tasks[half:]))
 
@@ -120,12 +124,14 @@ def attention(
     return attention_with(Shiftmax(score_shift, bits), sizes, epilogue, name=name)
 
 
-def attention_with(softmax: Softmax, sizes: Heads, epilogue: Epilogue, *, name: str) -> tirx.PrimFunc:
-    """Attention with one form of the softmax; a row is a token, batch by batch.
+def attention_with(
+    softmax: Softmax, sizes: Heads, epilogue: Epilogue, bias: ScoreBias | None = None, *, name: str
+) -> tirx.PrimFunc:
+    """Attention with one form of the softmax; a row is a token, batch by batch and window by window.
 
-    Inputs: q int8 [batch * queries, heads * head_size], k int8 [batch * keys, heads * head_size], v int8 [batch * keys,
-    heads * value_size], score_pre int8 [heads], score_mul int16 [heads], the epilogue's operands; output
-    [batch * queries, heads * value_size] of the epilogue's type.
+    Inputs: q int8 [batch * windows * queries, heads * head_size], k int8 [batch * windows * keys, heads * head_size],
+    v int8 [batch * windows * keys, heads * value_size], score_pre int8 [heads], score_mul int16 [heads], those of the
+    bias, the epilogue's operands; output [batch * windows * queries, heads * value_size] of the epilogue's type.
     """
     sizes = replace(sizes, isa=sizes.isa.vector)
     if not 1 <= sizes.splits <= sizes.blocks:
@@ -134,7 +140,7 @@ def attention_with(softmax: Softmax, sizes: Heads, epilogue: Epilogue, *, name: 
     rows, key_rows = symbol("rows"), symbol("key_rows")
 
     def body(q: Buffer, k: Buffer, v: Buffer, pre: Buffer, mul: Buffer, *rest: Buffer) -> None:
-        finish = Finish(epilogue, rest[:-1], rest[-1], heads * sizes.value_size, isa)
+        finish = Finish(epilogue, rest[2 if bias else 0 : -1], rest[-1], heads * sizes.value_size, isa)
         with T.parallel(rows // sizes.queries * (heads * sizes.splits)) as task:
             b, head = let(task // (heads * sizes.splits)), let(task // sizes.splits % heads)
             wide = scratch((sizes.padded_keys, sizes.steps * isa.group), isa.element)
@@ -154,7 +160,12 @@ def attention_with(softmax: Softmax, sizes: Heads, epilogue: Epilogue, *, name: 
                     return b * sizes.queries + tirx.min(first + t, sizes.queries - 1)
 
                 dyadic = let(load32(pre, (head,), 1)), let(load32(mul, (head,), 1))
-                top = block_scores(q, line, head, wide, scores, sizes, lambda sums: softmax.stored(sums, *dyadic))
+                added = bias.of_block(rest[0], rest[1], b, head, first, isa) if bias else unbiased
+
+                def stored(s: Expr, sums: Expr) -> Expr:
+                    return added(s, softmax.stored(sums, *dyadic))
+
+                top = block_scores(q, line, head, wide, scores, sizes, stored)
                 scaling = softmax.weigh(scores, top, *dyadic, weights, sizes.keys, pairs)
                 block_values(weights, values, scaling, line, first, head, finish, sizes)
 
@@ -165,10 +176,16 @@ def attention_with(softmax: Softmax, sizes: Heads, epilogue: Epilogue, *, name: 
         Tensor("v", (key_rows, heads * sizes.value_size), "int8"),
         Tensor("score_pre", (heads,), "int8"),
         Tensor("score_mul", (heads,), "int16"),
+        *(bias.tensors if bias else ()),
         *operand_tensors(epilogue, rows, heads * sizes.value_size, isa),
         Tensor("y", (rows, heads * sizes.value_size), epilogue.dtype),
     ]
     return function(name, tensors, body)
+
+
+def unbiased(s: Expr, scores: Expr) -> Expr:
+    """Scores as they are."""
+    return scores
 
 
 def interleave_values(v: Buffer, b: Expr, head: Expr, values: Buffer, sizes: Heads) -> None:
@@ -182,7 +199,7 @@ def interleave_values(v: Buffer, b: Expr, head: Expr, values: Buffer, sizes: Hea
 
 
 def block_scores(
-    q: Buffer, line: Line, head: Expr, wide: Buffer, scores: Buffer, sizes: Heads, stored: Vectors
+    q: Buffer, line: Line, head: Expr, wide: Buffer, scores: Buffer, sizes: Heads, stored: Stored
 ) -> Buffer:
     """Scores of a block of queries with all keys, as `stored`, a query in each lane; returns their maximum."""
     isa, group = sizes.isa, sizes.isa.group
@@ -205,7 +222,7 @@ def block_scores(
         with T.serial(sizes.steps) as s:
             add_products(sums, lambda r: load(wide, (block * sizes.tile + r, s * group), group), [column(s)], isa)
         for r, (accumulator,) in enumerate(sums):
-            x = let(stored(load(accumulator, (0,), isa.lanes)))
+            x = let(stored(block * sizes.tile + r, load(accumulator, (0,), isa.lanes)))
             store(scores, (block * sizes.tile + r, 0), x)
             store(top, (0,), tirx.max(load(top, (0,), isa.lanes), x))
     return top

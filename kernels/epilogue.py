@@ -8,6 +8,8 @@ in, int16 from the first saturation on. For row `r` and column `c`, with `rshift
     Add          y = sat16(rshift(own + other, shift)),  own = sat16(rshift(x, pre[c])) * mul[c],
                  other = sat16(rshift(arm[r, c], arm_pre[c])) * arm_mul[c]
     Gelu         `gelu.py`
+    Activation   `activation.py`
+    Multiply     `multiply.py`
 
 A parameter is a Python int (the same for all columns, a constant of the code) or `None`: a constant input vector, one
 value per column, padded as `pack.channels` does. `Epilogue.operands` names the inputs in the order in which a kernel
@@ -25,19 +27,25 @@ from intvit.kernels.arith import Expr, clamp, half_unit, like, rshift, widen
 from intvit.kernels.int16 import INT16, INT32, LEAST, MOST, multiply_add, multiply_high, packed
 from intvit.kernels.isa import Isa
 
-Fetch = Callable[[str], Expr]  # the lanes of a named operand in its own type, at the row and columns of the vector
+Fetch = Callable[[str], Expr]
+"""The lanes of a named operand in its own type, at the row and columns of the vector; of a table, its buffer."""
+Per = Literal["column", "row", "token", "image", "table"]
 MOST_PRODUCT = 1 << 30  # of two 16-bit numbers
 MOST_ZERO_POINT = 128
 
 
 @dataclass(frozen=True)
 class Operand:
-    """An extra input of a kernel: a value for each column; for each row and column; or for each token and column."""
+    """An extra input of a kernel: a value for each column; or for each column and row, token or image; or a table.
+
+    Row `r` of the kernel reads row `r % tokens` of a `token` operand, and `r / tokens` of an `image` one, an image
+    having `tokens` rows; a table is read at any place and has `tokens` entries.
+    """
 
     name: str
     dtype: str
-    per: Literal["column", "row", "token"] = "column"
-    tokens: int = 0  # rows of a `token` operand: row r of the kernel reads its row r % tokens
+    per: Per = "column"
+    tokens: int = 0
 
 
 class Stage(Protocol):

@@ -32,7 +32,7 @@ NOTHING = 14 + 2  # `14 - i` of the exponents that weigh nothing
 
 def log2_units(below: Expr, mul: Expr, shift: int, isa: Isa) -> Expr:
     """`rshift(below * mul, shift)` of int16 lanes `below <= 0` and a scalar `mul >= 0`, saturated: int16 lanes."""
-    factor = tirx.Broadcast(widen(mul, INT16), lanes_of(below))
+    factor = widen(mul, INT16) if lanes_of(below) == 1 else tirx.Broadcast(widen(mul, INT16), lanes_of(below))
     if shift == 15:
         return rounding_multiply(below, factor, isa)
     if shift < 15:

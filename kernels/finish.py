@@ -9,7 +9,7 @@ from tvm.tirx.script import builder as T
 
 from intvit.kernels.arith import Buffer, Expr, lanes_of, let, load, store
 from intvit.kernels.epilogue import Epilogue, Fetch, Operand
-from intvit.kernels.function import Tensor
+from intvit.kernels.function import Tensor, symbol
 from intvit.kernels.int16 import concat
 from intvit.kernels.interleave import shuffled
 from intvit.kernels.isa import Isa
@@ -23,7 +23,9 @@ def operand_tensors(epilogue: Epilogue, rows: Expr, n: int, isa: Isa) -> list[Te
     def shape(operand: Operand) -> tuple[Expr, ...]:
         if operand.per == "column":
             return (round_up(n, isa.columns),)
-        return (operand.tokens if operand.per == "token" else rows, n)
+        if operand.per == "table":
+            return (operand.tokens,)
+        return ({"token": operand.tokens, "image": symbol("images"), "row": rows}[operand.per], n)
 
     return [Tensor(operand.name, shape(operand), operand.dtype) for operand in epilogue.operands]
 
@@ -60,6 +62,8 @@ class Finish:
             if name in known:
                 return known[name]
             operand, buffer = next((o, b) for o, b in self._operands() if o.name == name)
+            if operand.per == "table":
+                return buffer
             index = (column,) if operand.per == "column" else (_row_of(operand, row), column)
             return load(buffer, index, lanes)
 
@@ -105,4 +109,6 @@ class Finish:
 
 
 def _row_of(operand: Operand, row: Expr) -> Expr:
+    if operand.per == "image":
+        return row // operand.tokens
     return row % operand.tokens if operand.per == "token" else row

@@ -4,6 +4,7 @@
     multiply_high(a, b)       (a * b) >> 16                  x86 `pmulhw`
     rounding_multiply(a, b)   (a * b + 2^14) >> 15           x86 `pmulhrsw`, Arm `sqrdmulh`
     multiply_add(a, b, c, d)  a * b + c * d in int32         x86 `pmaddwd`
+    weighted(a, b, c, d)      the same, shifted and packed   x86 `pmaddwd`, `packssdw`
 
 LLVM finds most of these in plain expressions; what it misses is named here. Names hold for whole vectors; other numbers
 of lanes (the end of a row, a single column) are plain expressions.
@@ -104,6 +105,28 @@ def multiply_add(a: Expr, b: Expr, c: Expr, d: Expr, isa: Isa) -> Expr:
         for start in (0, isa.lanes)
     ]
     return concat(halves)
+
+
+def weighted(a: Expr, b: Expr, c: Expr, d: Expr, half: int, shift: int, isa: Isa) -> Expr:
+    """`sat16((a * b + c * d + half) >> shift)` of int16 lanes, where the sum fits 32 bits.
+
+    Whole vectors on x86 keep their order: of each 128 bits `punpckl` takes the lower half and `punpckh` the upper one,
+    and `packssdw` puts them together again.
+    """
+    lanes = lanes_of(a)
+    name = instructions(isa, lanes).multiply_add
+    if not name or not isa.narrow:
+        y = multiply_add(a, b, c, d, isa)
+        return packed((y + half if half else y) >> shift, isa)
+    b, c, d = (lanes16(x, lanes) for x in (b, c, d))
+    kind = f"{INT32}x{isa.lanes}"
+    halves = []
+    for upper in (0, 4):
+        order = [8 * part + upper + i for part in range(lanes // 8) for i in range(4)]
+        left, right = (_shuffle([x, y], [k for i in order for k in (i, i + lanes)]) for x, y in ((a, c), (b, d)))
+        y = tirx.call_llvm_pure_intrin(kind, name, left, right)
+        halves.append((y + half if half else y) >> shift)
+    return tirx.call_llvm_pure_intrin(f"{INT16}x{lanes}", isa.narrow, *halves)
 
 
 def _pairs(a: Expr, b: Expr, start: int, count: int) -> Expr:

@@ -71,7 +71,7 @@ def layernorm(
             with T.serial(block) as r:
                 at = line(r)
                 m, factor, offset, s = (let(load(b, (r,), 1)) for b in unit)
-                right = let(s + (14 - fraction))
+                right = let((s + (14 - fraction)) & 31)  # TVM must know what a shift may be, else it drops clamps
 
                 def write(column: Expr, lanes: int) -> None:
                     t = (load32(x, (at, column), lanes) - m) * factor - offset
@@ -152,19 +152,21 @@ def scaling(
 
 
 def floating_variance(
-    high: Expr, low: Expr, r: Expr, channels: int, least: tuple[Expr, Expr], isa: Isa
+    high: Expr, low: Expr, r: Expr | None, channels: int, least: tuple[Expr, Expr], isa: Isa
 ) -> tuple[Expr, Expr]:
-    """`v` of at most 31 bits and `q` with `V ~ v 4^q`."""
+    """`v` of at most 31 bits and `q` with `V ~ v 4^q`; without `r` of squares about 0."""
     eps, min_shift = least
     bits = tirx.Select(high > 0, HALF + bit_length(high), bit_length(low))
     q = let(tirx.max((bits - 29) >> 1, min_shift))
     double = let(2 * q)
-    square = let(r * r)
-    whole = let(tirx.truncdiv(square, channels))
-    mean_square = (whole << 16) + tirx.truncdiv((square - whole * channels) << 16, channels)
     floor = T.broadcast(eps, lanes_of(q)) >> tirx.min(double - 2 * min_shift, 31)
-    v = power(high, HALF - double, isa) + power(low, -double, isa) - power(mean_square, -16 - double, isa) + floor
-    return tirx.max(v, 1), q
+    v = power(high, HALF - double, isa) + power(low, -double, isa)
+    if r is not None:
+        square = let(r * r)
+        whole = let(tirx.truncdiv(square, channels))
+        mean_square = (whole << 16) + tirx.truncdiv((square - whole * channels) << 16, channels)
+        v -= power(mean_square, -16 - double, isa)
+    return tirx.max(v + floor, 1), q
 
 
 def power(x: Expr, exponent: Expr, isa: Isa) -> Expr:

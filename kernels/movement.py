@@ -8,24 +8,31 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Buffer, Expr, let, load, store, widen
+from intvit.kernels.arith import Buffer, Expr, let, like, load, store, widen
 from intvit.kernels.function import Tensor, function, symbol
 from intvit.kernels.isa import Isa
 from intvit.kernels.tile import runs
 
+CENTRE = 128
 VECTORS = 4  # a copy moves lanes of one byte, four times as many as of int32
 
 
-def _copy(source: Buffer, start: tuple[Expr, ...], target: Buffer, to: tuple[Expr, ...], count: int, isa: Isa) -> None:
-    """`count` neighbours, in vectors and what is left."""
+def copy(source: Buffer, start: tuple[Expr, ...], target: Buffer, to: tuple[Expr, ...], count: int, isa: Isa) -> None:
+    """`count` neighbours, in vectors and what is left; pixels (uint8) minus 128."""
     lanes = isa.lanes * VECTORS
+    pixels = str(source.ty.dtype) == "uint8"
+
+    def moved(at: Expr, width: int) -> Expr:
+        value = load(source, (*outer, at), width)
+        return value ^ like(value, CENTRE) if pixels else value
+
     (*outer, column), (*rows, place) = start, to
     if count >= lanes:
         with T.serial(count // lanes) as i:
-            store(target, (*rows, place + i * lanes), load(source, (*outer, column + i * lanes), lanes))
+            store(target, (*rows, place + i * lanes), moved(column + i * lanes, lanes))
     done = count // lanes * lanes
     for offset, width in runs(count - done, lanes):
-        store(target, (*rows, place + done + offset), load(source, (*outer, column + done + offset), width))
+        store(target, (*rows, place + done + offset), moved(column + done + offset, width))
 
 
 def concat_tokens(
@@ -40,9 +47,9 @@ def concat_tokens(
             token = let(row % both)
             with T.If(token < first):
                 with T.Then():
-                    _copy(constant, (token, 0), y, (row, 0), n, isa)
+                    copy(constant, (token, 0), y, (row, 0), n, isa)
                 with T.Else():
-                    _copy(x, (row // both * tokens + token - first, 0), y, (row, 0), n, isa)
+                    copy(x, (row // both * tokens + token - first, 0), y, (row, 0), n, isa)
 
     tensors = [
         Tensor("constant", (first, n), dtype),
@@ -61,7 +68,7 @@ def select_tokens(
 
     def body(x: Buffer, y: Buffer) -> None:
         with T.parallel(results) as row:
-            _copy(x, (row // count * tokens + start + row % count, 0), y, (row, 0), n, isa)
+            copy(x, (row // count * tokens + start + row % count, 0), y, (row, 0), n, isa)
 
     return function(name, [Tensor("x", (rows, n), dtype), Tensor("y", (results, n), dtype)], body)
 

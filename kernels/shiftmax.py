@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
+from intvit.kernels import exponential
 from intvit.kernels.arith import Buffer, Expr, bit_length, half_unit, lanes_of, let, load, rshift, store, widen
-from intvit.kernels.exponential import exponentials, log2_units
+from intvit.kernels.exponential import log2_units
 from intvit.kernels.function import kept, registers
 from intvit.kernels.int16 import INT16, INT32, packed, rounding_multiply
 from intvit.kernels.interleave import join_saturated
@@ -42,9 +43,9 @@ class Shiftmax:
             rows = [load(scores, (g * isa.group + i, 0), isa.lanes) for i in range(isa.group)]
             below = kept(join_saturated([(row - load(base, (0,), isa.lanes)) >> pre for row in rows], isa))
             store(weights, (g, 0), log2_units(below, mul, self.score_shift, isa))
-        return row_means(self._exponentials(weights, keys, isa), isa)
+        return row_means(self.exponentials(weights, keys, isa), isa)
 
-    def _exponentials(self, weights: Buffer, keys: int, isa: Isa) -> Buffer:
+    def exponentials(self, weights: Buffer, keys: int, isa: Isa) -> Buffer:
         """Exponents into weights, in place; returns their sums."""
         total = registers(1, isa.lanes)[0]
         store(total, (0,), tirx.const(0, f"{INT32}x{isa.lanes}"))
@@ -52,7 +53,7 @@ class Shiftmax:
         ones, nothing = (tirx.const(value, f"{INT16}x{lanes}") for value in (1, 0))
 
         def step(g: Expr, *, whole: bool) -> None:
-            e = exponentials(load(weights, (g, 0), lanes), self.bits, isa)
+            e = exponential.exponentials(load(weights, (g, 0), lanes), self.bits, isa)
             if not whole:
                 e = kept(tirx.reinterpret(f"{INT16}x{lanes}", tirx.reinterpret(f"{INT32}x{isa.lanes}", e) & 0xFFFF))
             store(total, (0,), isa.dot(load(total, (0,), isa.lanes), e, ones))

@@ -35,6 +35,16 @@ def test_requantize(machine, run, n, per_channel):
     np.testing.assert_array_equal(y, requantize(tensor(x)[None], tensor(mul), tensor(pre), 15, 7, "int16")[0].numpy())
 
 
+@pytest.mark.parametrize(("tokens", "rows"), [(5, 15), (400, 400), (400, 799)])
+def test_blocks_of_rows(machine, run, tokens, rows):
+    """As many rows as images have, blocks of some, and a number that neither divides."""
+    x = np.random.default_rng(rows).integers(-(2**15), 2**15, (rows, 37)).astype(np.int16)
+    stages = Epilogue((Requantize(15, pre=0, mul=90, zero_point=3),), "int8")
+    y = run(elementwise(37, stages, machine[1], tokens=tokens), [x], x.shape, "int8")
+    one = [torch.tensor([value], dtype=torch.int32) for value in (90, 0)]
+    np.testing.assert_array_equal(y, requantize(tensor(x)[None], *one, 15, 3, "int8")[0].numpy())
+
+
 @pytest.mark.parametrize("constant", [True, False])
 @pytest.mark.parametrize("n", [64, 37])
 def test_add(machine, run, n, constant):

@@ -3,17 +3,28 @@
 import pytest
 
 from intvit.building import build, build_object
+from intvit.geometry import Geometry
 from intvit.kernels.attention import Heads, attention
 from intvit.kernels.attention_published import attention_published
+from intvit.kernels.biased_attention import biased_attention
+from intvit.kernels.depthwise import depthwise
 from intvit.kernels.elementwise import elementwise
 from intvit.kernels.epilogue import Add, Bias, Epilogue, Requantize
 from intvit.kernels.gelu import Gelu
 from intvit.kernels.gelu_published import gelu_published
+from intvit.kernels.groupnorm import Groups as NormGroups
+from intvit.kernels.groupnorm import groupnorm
 from intvit.kernels.isa import AMX, AVX2, AVX512, AVX512_VNNI, DOTPROD, SSE2, WIDE, Isa, detect
 from intvit.kernels.layernorm import layernorm
 from intvit.kernels.layernorm_published import layernorm_published
 from intvit.kernels.movement import concat_tokens, patchify, select_tokens
+from intvit.kernels.pool import pool
 from intvit.kernels.product import product
+from intvit.kernels.rmsnorm import rmsnorm
+from intvit.kernels.row_products import Groups, row_products
+from intvit.kernels.score_bias import ScoreBias
+from intvit.kernels.softmax_rows import softmax
+from intvit.kernels.unfold import unfold
 from intvit.verify.no_float_code import prove_no_float_instructions
 
 tvm = pytest.importorskip("tvm")
@@ -28,6 +39,7 @@ TARGETS = {
     "dotprod": {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+neon", "+dotprod"]},
     "riscv64": {"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64", "mattr": ["+m", "+v"]},
 }
+WINDOWS = Geometry.of([9, 9], [5, 5], [2, 2], [2, 2, 2, 2])
 
 
 def kernels(isa: Isa) -> list[tvm.tirx.PrimFunc]:
@@ -37,7 +49,17 @@ def kernels(isa: Isa) -> list[tvm.tirx.PrimFunc]:
         product(64, 96, Epilogue((Bias(), Add(14)), "int16"), isa, name="residual"),
         product(64, 96, Epilogue((Bias(), Requantize(15, -32768, 32767), Gelu(11, 15))), isa, name="with_gelu"),
         attention(Heads(2, 30, 30, 24, 24, isa), 15, 13, Epilogue((Requantize(15),))),
+        biased_attention(
+            Heads(2, 30, 30, 24, 24, isa, windows=4),
+            14,
+            13,
+            Epilogue((Requantize(15),)),
+            ScoreBias(2, 1, 30, 30, 4, True),
+        ),
         layernorm(100, 14, isa),
+        rmsnorm(108, 3, 14, isa),
+        groupnorm(NormGroups(100, 1, 30, isa.vector), 14),
+        groupnorm(NormGroups(96, 32, 30, isa.vector), 14, dtype="int16", name="small_groups"),
         elementwise(70, Epilogue((Requantize(15),)), isa),
         concat_tokens(1, 4, 70, isa),
         select_tokens(0, 1, 4, 70, isa),
@@ -45,6 +67,13 @@ def kernels(isa: Isa) -> list[tvm.tirx.PrimFunc]:
         attention_published(Heads(2, 30, 30, 24, 24, isa), 15, -30, Epilogue((Requantize(15),))),
         gelu_published(70, Epilogue((Requantize(15),)), isa),
         layernorm_published(100, isa),
+        row_products(Groups(2, 20, 75, 50, isa), Epilogue((Requantize(15),))),
+        softmax(85, 15, 15, Epilogue((), "int16"), isa),
+        softmax(85, 0, 13, Epilogue((Requantize(15),)), isa, dtype="int32", name="weights"),
+        unfold(85, WINDOWS, isa),
+        depthwise(85, WINDOWS, requantize, isa.vector),
+        pool(85, WINDOWS, "mean", 14, isa),
+        pool(85, WINDOWS, "max", 0, isa, dtype="int8", name="largest"),
     ]
 
 
