@@ -13,16 +13,25 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import fx
 
+from intvit.attention_node import AttentionNode
 from intvit.errors import UnsupportedOp
-from intvit.fusion import Constant, Fusion, Group, name_of, node_of
+from intvit.fusion import Constant, Fusion, Group, geometry_of, name_of, node_of
+from intvit.geometry import Geometry
 from intvit.kernels.cuda import attention as attention_kernel
-from intvit.kernels.cuda import elementwise, movement, product
+from intvit.kernels.cuda import biased_attention, elementwise, movement, product
+from intvit.kernels.cuda import groupnorm as groupnorm_kernel
 from intvit.kernels.cuda import layernorm as layernorm_kernel
+from intvit.kernels.cuda import rearrange as rearrange_kernel
+from intvit.kernels.cuda import rmsnorm as rmsnorm_kernel
+from intvit.kernels.cuda import row_products as row_products_kernel
+from intvit.kernels.cuda import softmax_rows as softmax_kernel
+from intvit.kernels.cuda import windows as windows_kernel
 from intvit.kernels.cuda.arch import Arch
 from intvit.kernels.cuda.fragments import CHUNK, padded
 from intvit.kernels.cuda.heads import Heads
 from intvit.kernels.cuda.launch import DeviceKernel
 from intvit.kernels.epilogue import Epilogue, Requantize
+from intvit.kernels.score_bias import MASK, ScoreBias
 from intvit.nodes import arguments, outputs
 
 if TYPE_CHECKING:
@@ -117,25 +126,46 @@ class DeviceLegalizer(Fusion):
         kernel = _elementwise(n, self.width(x), stride, Epilogue((stage,), dtype), self.dtype(x))
         return DeviceCall((kernel,), (x, *operands), self._rows(node), stride, dtype)
 
-    _requantize = _add = _gelu = _elementwise
+    _requantize = _add = _gelu = _activation = _multiply = _elementwise
 
     def _attention(self, group: Group) -> DeviceCall:
-        node = group.nodes[0]
-        q, k, v, heads, score_mul, score_pre, score_shift, bits, multiplier, pre_shift, shift = arguments(node)
-        (_, queries, width), (_, keys, _), (_, _, columns) = (self.shapes[node_of(x).name] for x in (q, k, v))
-        (pre, mul), operands = self.dyadic(pre_shift, multiplier, columns)
-        strides = (self.width(node_of(q)), self.width(node_of(k)), self.width(node_of(v)), self.width(node))
-        sizes = Heads(heads, queries, keys, width // heads, columns // heads, strides)
+        node = AttentionNode.of(group.nodes[0])
+        sizes = self._heads(node, group.result)
+        multiplier, pre_shift, shift = node.result
+        (pre, mul), operands = self.dyadic(pre_shift, multiplier, sizes.heads * sizes.value_size)
+        epilogue = Epilogue((Requantize(shift, pre=pre, mul=mul),), "int8")
+        score_mul, score_pre, score_shift = node.score
+        fixed = (sizes, score_shift, node.softmax, epilogue, self.arch)
+        bias, tables = self._bias(node, sizes)
+        kernel = _attention(*fixed) if bias is None else _biased_attention(*fixed, bias)
+        scores = (self._per_head(score_pre, sizes.heads, "int8"), self._per_head(score_mul, sizes.heads, "int16"))
+        work = node.windows * sizes.heads * sizes.queries * sizes.keys * (sizes.head_size + sizes.value_size)
+        inputs = (node.q, node.k, node.v, *scores, *tables, *operands)
+        return DeviceCall((kernel,), inputs, node.windows, sizes.strides[3], "int8", work)
+
+    _biased_attention = _attention
+
+    def _heads(self, node: AttentionNode, result: fx.Node) -> Heads:
+        """The sizes of a window; refuses heads that are too large."""
+        (_, queries, width), (_, keys, _), (_, _, columns) = (self.shapes[x.name] for x in (node.q, node.k, node.v))
+        w, h = node.windows, node.heads
+        tokens, channels = (queries // w, keys // w), (width // h, columns // h)
+        strides = (self.width(node.q), self.width(node.k), self.width(node.v), self.width(result))
+        sizes = Heads(h, *tokens, *channels, strides)
         if sizes.shared > self.arch.shared:
             raise UnsupportedOp(
                 f"heads of {sizes.head_size} channels are too large for {self.arch.name}'s shared memory"
             )
-        epilogue = Epilogue((Requantize(int(shift), pre=pre, mul=mul),), "int8")
-        kernel = _attention(sizes, int(score_shift), int(bits), epilogue, self.arch)
-        scores = (self._per_head(score_pre, heads, "int8"), self._per_head(score_mul, heads, "int16"))
-        work = heads * queries * keys * (sizes.head_size + sizes.value_size)
-        inputs = (node_of(q), node_of(k), node_of(v), *scores, *operands)
-        return DeviceCall((kernel,), inputs, 1, strides[3], "int8", work)
+        return sizes
+
+    def _bias(self, node: AttentionNode, sizes: Heads) -> tuple[ScoreBias | None, list[Constant]]:
+        """What a kernel is told of the bias, and its operands; nothing where there is none."""
+        if node.bias is None:
+            return None, []
+        table = self.array(node.bias)
+        kinds, heads, *_ = table.shape
+        bias = ScoreBias(kinds, heads, sizes.queries, sizes.keys, node.windows, bool((table == MASK).any()))
+        return bias, [table.reshape(-1, sizes.keys), self.array(node.kinds)]
 
     def _per_head(self, argument: Any, heads: int, dtype: str) -> Constant:
         return np.broadcast_to(self.array(argument), (heads,)).astype(dtype)
@@ -149,8 +179,28 @@ class DeviceLegalizer(Fusion):
         floor = np.array([eps, min_shift], np.int32)
         return DeviceCall((kernel,), (node_of(x), *operands, floor), self._rows(node), stride, str(dtype))
 
+    def _rmsnorm(self, group: Group) -> DeviceCall:
+        node = group.nodes[0]
+        x, multiplier, shift, eps, min_shift, groups, dtype = arguments(node)
+        n, stride = self.shapes[node.name][2], self.width(node)
+        kernel = _rmsnorm(n, int(groups), int(shift), self.width(node_of(x)), stride, str(dtype))
+        floor = np.array([eps, min_shift], np.int32)
+        inputs = (node_of(x), self.channels(self.array(multiplier), n, "int16"), floor)
+        return DeviceCall((kernel,), inputs, self._rows(node), stride, str(dtype))
+
+    def _groupnorm(self, group: Group) -> DeviceCall:
+        node = group.nodes[0]
+        x, multiplier, bias, shift, groups, eps, min_shift, dtype = arguments(node)
+        n, stride = self.shapes[node.name][2], self.width(node)
+        fixed = (n, int(groups), self._rows(node), int(shift), self.width(node_of(x)), stride, str(dtype))
+        operands = self.channels(self.array(multiplier), n, "int16"), self.channels(self.array(bias), n, "int32")
+        floor = np.array([eps, min_shift], np.int32)
+        return DeviceCall((_groupnorm(*fixed),), (node_of(x), *operands, floor), 1, stride, str(dtype))
+
     def _patchify(self, group: Group) -> DeviceCall:
         node = group.nodes[0]
+        if group.result is not node:
+            return self._unfold(group)
         image, height, width = arguments(node)
         stride = self.width(node)
         kernel = _patchify(self.shapes[node_of(image).name][1:], (height, width), stride)
@@ -172,6 +222,70 @@ class DeviceLegalizer(Fusion):
         kernel = _select_tokens(start, stop, tokens, n, self.width(node_of(x)), stride, dtype)
         return DeviceCall((kernel,), (node_of(x),), self._rows(node), stride, dtype)
 
+    def _depthwise(self, group: Group) -> DeviceCall:
+        head = group.nodes[0]
+        x, weight, bias, fill, *_ = arguments(head)
+        w, geometry = self.array(weight), geometry_of(head)
+        n, stride = w.shape[1], self.width(group.result)
+        stages, operands, dtype = self.stages(group, n)
+        kernel = _depthwise(n, geometry, self.width(node_of(x)), stride, Epilogue(tuple(stages), dtype))
+        outside, start = self.channels(self.fill(fill), n, "int8"), self.channels(self.array(bias), n, "int32")
+        inputs = (node_of(x), self.table(w), outside, start, *operands)
+        return DeviceCall((kernel,), inputs, geometry.tokens, stride, dtype, geometry.tokens * w.size)
+
+    def _unfold(self, group: Group) -> DeviceCall:
+        """Windows of a tensor, or of the image where the group begins with its pixels."""
+        node, first = group.result, group.nodes[0]
+        x, fill, *_ = arguments(node)
+        n, stride = self.shapes[node_of(x).name][2], self.width(node)
+        width, dtype = (self.width(node_of(x)), "int8") if first is node else (n, "uint8")
+        kernel = _unfold(n, geometry_of(node), width, stride, dtype)
+        outside = self.channels(self.fill(fill), n, "int8")
+        return DeviceCall((kernel,), (node_of(first.args[0]), outside), self._rows(node), stride, "int8")
+
+    def _pool(self, group: Group) -> DeviceCall:
+        node = group.nodes[0]
+        x, *_ = arguments(node)
+        n, stride, dtype = self.shapes[node.name][2], self.width(node), self.dtype(node)
+        kind, shift, operands = self.averaging(node)
+        kernel = _pool(n, geometry_of(node), kind, shift, self.width(node_of(x)), stride, dtype)
+        return DeviceCall((kernel,), (node_of(x), *operands), self._rows(node), stride, dtype)
+
+    def _rearrange(self, group: Group) -> DeviceCall:
+        node = group.nodes[0]
+        tensors = [node_of(x) for x in arguments(node)[0]]
+        constant = [x.op == "get_attr" for x in tensors]
+        inputs = [self.table(self.array(x)) if fixed else x for x, fixed in zip(tensors, constant, strict=True)]
+        widths = [x.shape[1] if isinstance(x, np.ndarray) else self.width(x) for x in inputs]
+        blocks, dtype, stride = self.blocks(node), self.dtype(node), self.width(node)
+        offsets = blocks.offsets(widths)
+        sources = tuple(
+            rearrange_kernel.Source(tokens, width, fixed)
+            for (tokens, _), width, fixed in zip(blocks.shapes, widths, constant, strict=True)
+        )
+        kernel = _rearrange(sources, *blocks.index.shape, blocks.chunk, stride, dtype, offsets.is_sum)
+        operands = (*inputs, offsets.rows, offsets.columns.ravel())
+        return DeviceCall((kernel,), operands, self._rows(node), stride, dtype)
+
+    def _product(self, group: Group) -> DeviceCall:
+        a, b, groups = arguments(group.nodes[0])
+        (_, left, depth), (_, right, _) = (self.shapes[node_of(x).name] for x in (a, b))
+        n = right // groups
+        stages, operands, dtype = self.stages(group, n)
+        strides = self.width(node_of(a)), self.width(node_of(b)), self.width(group.result)
+        sizes = row_products_kernel.Groups(groups, left // groups, n, depth, strides)
+        kernel = _row_products(sizes, Epilogue(tuple(stages), dtype), self.arch)
+        return DeviceCall((kernel,), (node_of(a), node_of(b), *operands), 1, strides[2], dtype, left * n * depth)
+
+    def _softmax(self, group: Group) -> DeviceCall:
+        x, multiplier, pre_shift, shift, bits = arguments(group.nodes[0])
+        n, stride = self.shapes[group.result.name][2], self.width(group.result)
+        stages, operands, dtype = self.stages(group, n)
+        widths = self.width(node_of(x)), stride
+        kernel = _softmax(n, int(shift), int(bits), *widths, Epilogue(tuple(stages), dtype), self.dtype(node_of(x)))
+        pre, mul = self.array(pre_shift).astype(np.int8), self.array(multiplier).astype(np.int16)
+        return DeviceCall((kernel,), (node_of(x), pre, mul, *operands), self._rows(group.result), stride, dtype)
+
 
 # Equal kernels are one: blocks share them, and compile once.
 
@@ -192,8 +306,25 @@ def _attention(sizes: Heads, score_shift: int, bits: int, epilogue: Epilogue, ar
 
 
 @cache
+def _biased_attention(
+    sizes: Heads, score_shift: int, bits: int, epilogue: Epilogue, arch: Arch, bias: ScoreBias
+) -> DeviceKernel:
+    return biased_attention.biased_attention(sizes, score_shift, bits, epilogue, arch, bias)
+
+
+@cache
 def _layernorm(n: int, shift: int, width: int, stride: int, dtype: str) -> DeviceKernel:
     return layernorm_kernel.layernorm(n, shift, width, stride, dtype=dtype)
+
+
+@cache
+def _rmsnorm(n: int, groups: int, shift: int, width: int, stride: int, dtype: str) -> DeviceKernel:
+    return rmsnorm_kernel.rmsnorm(n, groups, shift, width, stride, dtype=dtype)
+
+
+@cache
+def _groupnorm(n: int, groups: int, tokens: int, shift: int, width: int, stride: int, dtype: str) -> DeviceKernel:
+    return groupnorm_kernel.groupnorm(n, groups, tokens, shift, width, stride, dtype=dtype)
 
 
 @cache
@@ -209,3 +340,35 @@ def _concat_tokens(first: int, tokens: int, n: int, width: int, stride: int) -> 
 @cache
 def _select_tokens(start: int, stop: int, tokens: int, n: int, width: int, stride: int, dtype: str) -> DeviceKernel:
     return movement.select_tokens(start, stop, tokens, n, width, stride, dtype)
+
+
+@cache
+def _rearrange(
+    sources: tuple[rearrange_kernel.Source, ...],
+    tokens: int,
+    blocks: int,
+    chunk: int,
+    stride: int,
+    dtype: str,
+    is_sum: bool,
+) -> DeviceKernel:
+    return rearrange_kernel.rearrange(sources, tokens, blocks, chunk, stride, dtype=dtype, is_sum=is_sum)
+
+
+@cache
+def _depthwise(n: int, geometry: Geometry, width: int, stride: int, epilogue: Epilogue) -> DeviceKernel:
+    return windows_kernel.depthwise(n, geometry, width, stride, epilogue)
+
+
+@cache
+def _unfold(n: int, geometry: Geometry, width: int, stride: int, dtype: str) -> DeviceKernel:
+    return windows_kernel.unfold(n, geometry, width, stride, dtype)
+
+
+@cache
+def _pool(n: int, geometry: Geometry, kind: str, shift: int, width: int, stride: int, dtype: str) -> DeviceKernel:
+    return windows_kernel.pool(n, geometry, kind, shift, width, stride, dtype)
+
+
+_row_products = cache(row_products_kernel.row_products)
+_softmax = cache(softmax_kernel.softmax)

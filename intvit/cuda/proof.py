@@ -8,7 +8,7 @@ from intvit.verify.no_float_cuda import prove_no_float_ptx, prove_no_float_sass
 
 PTX = "PTX"
 """The name of an image that is no machine code."""
-WITH_PRODUCTS = ("product", "attention")
+WITH_PRODUCTS = ("product", "attention", "biased_attention")
 """Kernels that must hold integer matrix instructions, by how their names begin."""
 
 

@@ -14,6 +14,8 @@
 | `shiftmax.py`    | the exponential of one score, and the mean of a row                         |
 | `attention.py`   | scores, Shiftmax and `P·V`, nothing of it in device memory                  |
 | `layernorm.py`   | integer LayerNorm, a warp for each row                                      |
+| `rmsnorm.py`     | blocks of channels by their root mean square, a warp for each               |
+| `groupnorm.py`   | normalization over tokens and a block of channels, a thread block for each  |
 | `rows.py`        | rows dealt out to threads, eight neighbours each                            |
 | `movement.py`    | patches of an image, tokens in front, a range of tokens                     |
 | `elementwise.py` | an epilogue alone                                                           |

@@ -15,7 +15,7 @@ channels a register, and `prmt` sorts these into even and odd channels. So a lan
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import gcd
 
 from tvm import tirx
@@ -36,6 +36,8 @@ LEAST = 1 - (1 << 31)
 NEIGHBOURS = 4
 """Channels that a lane ends with side by side."""
 EVEN, ODD = 0x6420, 0x7531
+Score = Callable[[Expr, Expr, Expr], Expr]
+"""What becomes of a score of a lane's first or second query with a key."""
 
 
 def attention(
@@ -48,19 +50,35 @@ def attention(
 
     def body(block: Block, q: Buffer, k: Buffer, v: Buffer, pre: Buffer, mul: Buffer, *rest: Buffer) -> None:
         *operands, y = rest
-        task = _Task(sizes, arch, block, q, k, v)
+        task = Task(sizes, arch, block, q, k, v)
         shift, factor = let(wide(pre[task.head])), let(wide(mul[task.head]))
         task.load_queries()
-        top = task.maxima()
-        sums, totals = task.weighted(
-            lambda score, half, counts: exponential(score, top[half], counts, shift, factor, score_shift, bits), bits
-        )
-        whole = sizes.value_size % NEIGHBOURS == 0
-        stride = sizes.strides[3]
-        finish = Finish(epilogue, operands, y, stride, stride, NEIGHBOURS, aligned=whole, whole=whole)
-        task.finish(sums, totals, finish, bits)
+        top = task.maxima(lambda score, half, key: score)
 
-    pointers = [("q", "uint8"), ("k", "uint8"), ("v", "uint8"), ("score_pre", "int8"), ("score_mul", "int16")]
+        def weight(score: Expr, half: Expr, key: Expr) -> Expr:
+            return exponential(score, top[half], let(key < sizes.keys), shift, factor, score_shift, bits)
+
+        task.finish(*task.weighted(weight, bits), output(sizes, epilogue, operands, y), bits)
+
+    return attention_kernel(name, sizes, epilogue, body)
+
+
+def output(sizes: Heads, epilogue: Epilogue, operands: Sequence[Buffer], y: Buffer) -> Finish:
+    """How a kernel stores its results."""
+    whole = sizes.value_size % NEIGHBOURS == 0
+    stride = sizes.strides[3]
+    return Finish(epilogue, operands, y, stride, stride, NEIGHBOURS, aligned=whole, whole=whole)
+
+
+def attention_kernel(
+    name: str,
+    sizes: Heads,
+    epilogue: Epilogue,
+    body: Callable[..., None],
+    more: Sequence[tuple[str, str]] = (),
+) -> DeviceKernel:
+    """A kernel whose pointers are those of `attention`, `more` of them before the epilogue's."""
+    pointers = [("q", "uint8"), ("k", "uint8"), ("v", "uint8"), ("score_pre", "int8"), ("score_mul", "int16"), *more]
     return device_kernel(
         name,
         [*pointers, *epilogue_pointers(epilogue), ("y", epilogue.dtype)],
@@ -72,8 +90,8 @@ def attention(
     )
 
 
-class _Task:
-    """A block of queries of one head."""
+class Task:
+    """A block of queries of one head; `image` counts the windows of all images."""
 
     def __init__(self, sizes: Heads, arch: Arch, block: Block, q: Buffer, k: Buffer, v: Buffer) -> None:
         self.sizes, self.arch, self.block = sizes, arch, block
@@ -187,12 +205,16 @@ class _Task:
                 ptx.multiply_add(d, a, [b[side * 2], b[side * 2 + 1]], self.arch)
         return scores
 
+    def query(self, half: int) -> Expr:
+        """A lane's first or second query, which need not exist."""
+        return self.first + self.block.warp * ROWS + result_row(self.block.lane) + half * (ROWS // 2)
+
     def _key(self, first: Expr, i: Expr) -> Expr:
         """The key of a lane's `i`-th score."""
         return first + (i >> 2) * COLUMNS + (self.block.lane & 3) * 2 + (i & 1)
 
-    def maxima(self) -> Buffer:
-        """The largest score of a lane's two queries."""
+    def maxima(self, stored: Score) -> Buffer:
+        """The largest score of a lane's two queries, as `stored`."""
         top = local(2, INT32)
         for half in range(2):
             T.buffer_store(top, tirx.const(LEAST, INT32), [half])
@@ -201,10 +223,10 @@ class _Task:
             scores = self._scores(start)
             with T.unroll(KEYS // COLUMNS * 4) as i:
                 half = (i >> 1) & 1
-                score = tirx.Select(
-                    self._key(first, i) < self.sizes.keys, scores[i].astype(INT32), tirx.const(LEAST, INT32)
-                )
-                T.buffer_store(top, tirx.max(top[half], score), [half])
+                key = let(self._key(first, i))
+                score = stored(scores[i].astype(INT32), half, key)
+                found = tirx.Select(key < self.sizes.keys, score, tirx.const(LEAST, INT32))
+                T.buffer_store(top, tirx.max(top[half], found), [half])
 
         self._pass(visit, values=False)
         for half in range(2):
@@ -212,7 +234,7 @@ class _Task:
                 T.buffer_store(top, tirx.max(top[half], ptx.exchanged(top[half], distance)), [half])
         return top
 
-    def weighted(self, weight: Callable[[Expr, Expr, Expr], Expr], bits: int) -> tuple[Buffer, Buffer]:
+    def weighted(self, weight: Score, bits: int) -> tuple[Buffer, Buffer]:
         """`P·V` by bytes of the weights, `[byte, chunk, even or odd channels, 4]`, and the sums of the weights."""
         parts = -(-bits // 8)
         chunks = self.sizes.value_chunks
@@ -226,7 +248,7 @@ class _Task:
             scores = self._scores(start)
             with T.unroll(KEYS // COLUMNS * 4) as i:
                 half = (i >> 1) & 1
-                e = let(weight(scores[i].astype(INT32), half, let(self._key(first, i) < self.sizes.keys)))
+                e = let(weight(scores[i].astype(INT32), half, let(self._key(first, i))))
                 T.buffer_store(totals, totals[half] + e, [half])
                 T.buffer_store(scores, e.astype("uint32"), [i])
             self._add_values(scores, let(start + KEYS * self.sizes.pitch), sums, parts)
@@ -261,7 +283,7 @@ class _Task:
         s = self.sizes
         chunks = s.value_chunks
         for half in range(2):
-            query = let(self.first + self.block.warp * ROWS + result_row(self.block.lane) + half * (ROWS // 2))
+            query = let(self.query(half))
             mean = row_mean(let(totals[half]))
             with T.If(query < s.queries), T.Then(), T.unroll(chunks) as chunk:
                 channel = let(self.channel + chunk * CHUNK + (self.block.lane & 3) * NEIGHBOURS)

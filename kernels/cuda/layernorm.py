@@ -51,7 +51,7 @@ def layernorm(
         def whole_row() -> None:
             sums = row_sums(x, row * width, values, channels, each)
             m, factor, offset, s = scaling(sums, channels, let(floor[0]), let(floor[1]))
-            right = let(s + (14 - fraction))
+            right = let((s + (14 - fraction)) & 31)  # TVM must know what a shift may be, else it drops clamps
 
             def write(register: Expr, column: Expr) -> None:
                 factors, terms = local(NEIGHBOURS, "int16"), local(NEIGHBOURS, INT32)
@@ -129,17 +129,21 @@ def scaling(sums: tuple[Expr, Expr, Expr], channels: int, eps: Expr, min_shift: 
     return m, let(g << up), let((whole << up) + part), let(tirx.max(14 + p, tirx.const(15, INT32)))
 
 
-def floating_variance(high: Expr, low: Expr, r: Expr, channels: int, eps: Expr, min_shift: Expr) -> tuple[Expr, Expr]:
-    """`v` of at most 31 bits and `q` with `V ~ v 4^q`."""
+def floating_variance(
+    high: Expr, low: Expr, r: Expr | None, channels: int, eps: Expr, min_shift: Expr
+) -> tuple[Expr, Expr]:
+    """`v` of at most 31 bits and `q` with `V ~ v 4^q`; without `r` of squares about 0."""
     bits = let(tirx.Select(high > 0, bit_length(high) + HALF, bit_length(low)))
     q = let(tirx.max((bits - 29) >> 1, min_shift))
     double = let(2 * q)
-    square = let(r * r)
-    whole = let(quotient(square, channels))
-    mean_square = let((whole << 16) + quotient((square - whole * channels) << 16, channels))
     floor = eps >> tirx.min(double - 2 * min_shift, tirx.const(31, INT32))
-    v = power(high, HALF - double) + power(low, 0 - double) - power(mean_square, -16 - double) + floor
-    return let(tirx.max(v, tirx.const(1, INT32))), q
+    v = power(high, HALF - double) + power(low, 0 - double)
+    if r is not None:
+        square = let(r * r)
+        whole = let(quotient(square, channels))
+        mean_square = let((whole << 16) + quotient((square - whole * channels) << 16, channels))
+        v -= power(mean_square, -16 - double)
+    return let(tirx.max(v + floor, tirx.const(1, INT32))), q
 
 
 def power(x: Expr, exponent: Expr) -> Expr:

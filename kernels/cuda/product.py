@@ -107,7 +107,7 @@ def product(
     which `n` columns are written.
     """
     across = -(-n // tile.columns)
-    kernel = _Product(tile, arch, width, padded(k, PITCH), padded(n, GROUP), -(-k // tile.depth), across)
+    kernel = TileProduct(tile, arch, width, padded(k, PITCH), padded(n, GROUP), -(-k // tile.depth), across)
 
     def body(block: Block, x: Buffer, weights: Buffer, *rest: Buffer) -> None:
         sums = kernel.sums(block, x, weights)
@@ -121,7 +121,9 @@ def product(
 
 
 @dataclass(frozen=True)
-class _Product:
+class TileProduct:
+    """How a block makes its tile."""
+
     tile: Tile
     arch: Arch
     width: int  # bytes of a row of x
@@ -152,6 +154,10 @@ class _Product:
             let(remainder(block.index, self.across) * self.tile.columns),
         )
 
+    def end(self, block: Block) -> Expr:
+        """The row behind the last that the tile may have."""
+        return block.rows
+
     def sums(self, block: Block, x: Buffer, weights: Buffer) -> Buffer:
         """The accumulators of a thread, `[fragments down, across, 4]`, flat."""
         stages = self.tile.stages
@@ -159,7 +165,7 @@ class _Product:
         sums = local(down * across * 4, "uint32")
         with T.unroll(down * across * 4) as i:
             T.buffer_store(sums, tirx.const(0, "uint32"), [i])
-        fill = self._filler(block, x, weights)
+        fill = self.filler(block, x, weights)
         for stage in range(stages - 1):
             if stage < self.slices:
                 fill(stage, stage)
@@ -176,7 +182,7 @@ class _Product:
             self._gather(block, sums)
         return sums
 
-    def _filler(self, block: Block, x: Buffer, weights: Buffer) -> Callable[[Expr, Expr], None]:
+    def filler(self, block: Block, x: Buffer, weights: Buffer) -> Callable[[Expr, Expr], None]:
         """What copies a slice of both operands into a buffer."""
         tile = self.tile
         chunks = tile.depth // CHUNK
@@ -261,7 +267,7 @@ class _Product:
                 known = finish.columns(at)
                 with T.unroll(down * 2) as half:
                     line = let(first + half * (ROWS // 2))
-                    with T.If(line < block.rows), T.Then():
+                    with T.If(line < self.end(block)), T.Then():
 
                         def value(e: Expr) -> Expr:
                             fragment = (half >> 1) * across + g * (GROUP // COLUMNS) + (e >> 1)

@@ -23,8 +23,13 @@ LEAST16 = -(1 << 15)
 def exponential(score: Expr, top: Expr, counts: Expr, pre: Expr, mul: Expr, shift: int, bits: int) -> Expr:
     """`e` of int32 scores of which `top` is the largest that counts; 0 for the others, which may be larger."""
     below = let(tirx.max(rshift(score - top, pre), tirx.const(LEAST16, INT32)))
+    return power_of_two(rshift(below * mul, shift), counts, bits)
+
+
+def power_of_two(t: Expr, counts: Expr, bits: int) -> Expr:
+    """`e` of int32 `t <= 0` in log2 units, 0 for those that do not count, which may be larger."""
     nothing = tirx.const(-257, INT32)
-    u = let(tirx.Select(counts, tirx.max(rshift(below * mul, shift) + ((bits << 8) - 2), nothing), nothing))
+    u = let(tirx.Select(counts, tirx.max(t + ((bits << 8) - 2), nothing), nothing))
     f = let(u & 255)
     m = (f << 6) + (1 << 14) - rshift(f * (256 - f) * CURVATURE, 15)
     return rshift(m, let(14 - (u >> 8)))

@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 from tvm import tirx
 
-from intvit.kernels.arith import Expr
+from intvit.kernels.activation import FIRST, STEP, Activation
+from intvit.kernels.arith import Buffer, Expr
 from intvit.kernels.cuda.arith import INT32, clamp, let, rshift, sat16, wide
 from intvit.kernels.epilogue import Add, Bias, Epilogue, Requantize, Stage
 from intvit.kernels.gelu import FRACTION, HIGH, LOW, POLYNOMIAL, Gelu
+from intvit.kernels.multiply import Multiply
 
 Fetch = Callable[[str], Expr]
-"""An operand of the epilogue by its name, at the row and column of the value, as int32."""
+"""An operand of the epilogue by its name, at the row and column of the value, as int32; of a table, its buffer."""
 
 
 def finished(epilogue: Epilogue, x: Expr, fetch: Fetch) -> Expr:
@@ -33,6 +35,11 @@ def _apply(stage: Stage, x: Expr, fetch: Fetch) -> Expr:
         return requantized(
             x, _of(stage.pre, "pre", fetch), _of(stage.mul, "mul", fetch), stage.shift, stage.zero_point, stage
         )
+    if isinstance(stage, Multiply):
+        product = let(x * fetch("arm"))
+        return requantized(product, _of(stage.pre, "pre", fetch), _of(stage.mul, "mul", fetch), stage.shift, 0, stage)
+    if isinstance(stage, Activation):
+        return clamp(rshift(lines(x, fetch("table")), stage.shift), stage.low, stage.high)
     if isinstance(stage, Add):
         own = shifted(x, _of(stage.pre, "pre", fetch)) * _of(stage.mul, "mul", fetch)
         other = shifted(fetch("arm"), _of(stage.arm_pre, "arm_pre", fetch)) * _of(stage.arm_mul, "arm_mul", fetch)
@@ -53,10 +60,17 @@ def shifted(x: Expr, pre: Expr) -> Expr:
     return sat16(let(rshift(x, pre)))
 
 
-def requantized(x: Expr, pre: Expr, mul: Expr, shift: int, zero_point: int, limits: Requantize) -> Expr:
+def requantized(x: Expr, pre: Expr, mul: Expr, shift: int, zero_point: int, limits: Requantize | Multiply) -> Expr:
     """`clamp(rshift(sat16(rshift(x, pre)) * mul, shift) + zero_point, low, high)`."""
     value = rshift(shifted(x, pre) * mul, shift)
     return clamp(value + zero_point if zero_point else value, limits.low, limits.high)
+
+
+def lines(x: Expr, table: Buffer) -> Expr:
+    """The lines between the knots of a table at `x`, times 256 (`intvit.dialect.activation`)."""
+    index = let((x >> 8) - FIRST)
+    low, high = let(element(table, index)), let(element(table, index + 1))
+    return low * STEP + (high - low) * (x & (STEP - 1))
 
 
 def gelu(x: Expr, fraction: int) -> Expr:

@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from intvit.kernels.arith import Buffer, Expr
-from intvit.kernels.cuda.arith import remainder, wide
+from intvit.kernels.cuda.arith import quotient, remainder, wide
 from intvit.kernels.cuda.launch import local, move
 from intvit.kernels.cuda.stages import finished
 from intvit.kernels.epilogue import Epilogue, Operand
@@ -22,7 +22,7 @@ def epilogue_pointers(epilogue: Epilogue) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Finish:
-    """`y[row, column] = epilogue(x)` for `count` neighbours; operands per row and per token are `[rows, arm_stride]`.
+    """`y[row, column] = epilogue(x)` for `count` neighbours; operands per row, token or image: `[rows, arm_stride]`.
 
     `aligned`: first columns are multiples of `count`. `whole`: all that are asked for may be written, else those before
     an `end`. Where they are aligned, operands per column are padded so that they can be read for all; `arm_stride` is a
@@ -59,13 +59,14 @@ class Finish:
     def put(self, value: Callable[[Expr], Expr], row: Expr, column: Expr, end: Expr, known: dict[str, Buffer]) -> None:
         """Neighbours of a row; `value(e)` is what the epilogue takes for the `e`-th, int32."""
         registers = dict(known)
+        tables = {operand.name: buffer for operand, buffer in self._operands if operand.per == "table"}
         for operand, buffer in self._operands:
-            if operand.per != "column":
-                line = row if operand.per == "row" else remainder(row, operand.tokens)
-                registers[operand.name] = self._loaded(buffer, line * self.arm_stride + column)
+            if operand.name not in registers and operand.name not in tables:
+                registers[operand.name] = self._loaded(buffer, _row_of(operand, row) * self.arm_stride + column)
         results = local(self.count, self.epilogue.dtype)
         with T.unroll(self.count) as e:
-            y = finished(self.epilogue, value(e), lambda name: wide(registers[name][e]))
+            fetch = lambda name: tables[name] if name in tables else wide(registers[name][e])  # noqa: E731
+            y = finished(self.epilogue, value(e), fetch)
             T.buffer_store(results, y.astype(self.epilogue.dtype), [e])
         to = row * self.stride + column
         if self.aligned and self.whole:
@@ -73,3 +74,9 @@ class Finish:
             return
         with T.unroll(self.count) as e, T.If(column + e < end), T.Then():
             T.buffer_store(self.y, results[e], [to + e])
+
+
+def _row_of(operand: Operand, row: Expr) -> Expr:
+    if operand.per == "image":
+        return quotient(row, operand.tokens)
+    return remainder(row, operand.tokens) if operand.per == "token" else row

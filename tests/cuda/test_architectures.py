@@ -14,11 +14,13 @@ from intvit.cuda.toolkit import compile_image, find_compiler
 from intvit.errors import IntvitError
 from intvit.kernels.cuda.arch import ARCHS, Arch
 from intvit.kernels.cuda.attention import Heads, attention
+from intvit.kernels.cuda.biased_attention import biased_attention
 from intvit.kernels.cuda.launch import DeviceKernel
 from intvit.kernels.cuda.layernorm import layernorm
 from intvit.kernels.cuda.product import product, tiles
 from intvit.kernels.epilogue import Add, Bias, Epilogue, Requantize, Stage
 from intvit.kernels.gelu import Gelu
+from intvit.kernels.score_bias import ScoreBias
 
 TALL = "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32"
 FLAT = "mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32"
@@ -56,9 +58,16 @@ def deit_tiny(arch: Arch) -> list[DeviceKernel]:
 def heads(arch: Arch) -> list[DeviceKernel]:
     """Attention of the head sizes of other models, and where a head is divided among blocks."""
     stages = Epilogue((Requantize(14),))
+    bias = ScoreBias(2, 4, 257, 257, 2, True)
     return [
-        attention(Heads(4, 257, 257, size, size, (4 * size,) * 4), 15, bits, stages, arch)
-        for size, bits in ((12, 8), (32, 13), (72, 13), (80, 15), (96, 13), (128, 13), (128, 8))
+        *(
+            biased_attention(Heads(4, 257, 257, size, size, (4 * size,) * 4), 14, 15, stages, arch, bias)
+            for size in (32, 64, 80)
+        ),
+        *(
+            attention(Heads(4, 257, 257, size, size, (4 * size,) * 4), 15, bits, stages, arch)
+            for size, bits in ((12, 8), (32, 13), (72, 13), (80, 15), (96, 13), (128, 13), (128, 8))
+        ),
     ]
 
 

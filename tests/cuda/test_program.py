@@ -1,8 +1,14 @@
 """Whole models in the emulator, kernel after kernel as the tables say: the reference's integers, with every tile."""
 
+import biased
+import gated
+import mixed
+import moved
+import normalized
 import numpy as np
 import pytest
 import tiny
+import windowed
 from emulation.simt import Kernels
 from vits import MODELS, integer_model
 
@@ -47,10 +53,29 @@ class Emulated:
         return [values[value] for value in self.program.outputs]
 
 
-@pytest.fixture(scope="module", params=[(n, a) for n in MODELS for a in ("sm_75", "sm_90")], ids=lambda p: " ".join(p))
+CASES = [
+    *((name, arch) for name in MODELS for arch in ("sm_75", "sm_90")),
+    ("moved", "sm_90"),
+    ("gated", "sm_90"),
+    ("normalized", "sm_90"),
+    ("windowed", "sm_90"),
+    ("biased", "sm_90"),
+    ("mixed", "sm_90"),
+]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda p: " ".join(p))
 def emulated(request: pytest.FixtureRequest) -> Emulated:
     name, arch = request.param
-    return Emulated(integer_model(name), arch)
+    others = {
+        "moved": moved.integer_model,
+        "gated": gated.integer_model,
+        "normalized": normalized.integer_model,
+        "windowed": windowed.integer_model,
+    }
+    others["biased"] = biased.integer_model
+    others["mixed"] = mixed.integer_model
+    return Emulated(others[name]() if name in others else integer_model(name), arch)
 
 
 @pytest.mark.parametrize("choice", [0, 0.5, 1], ids=["largest tiles", "middle tiles", "smallest tiles"])
