@@ -7,6 +7,7 @@
 | `seal.py`          | a digest of the content, by which a changed file is found                             |
 | `sizes.py`         | names for sizes that depend on a free batch                                           |
 | `scope.py`         | where nodes are written: the graph, or the body of a model-local function             |
+| `rearrange.py`     | movement in whichever nodes are cheapest, for both profiles                           |
 | `boundary.py`      | the ends of a graph: uint8 pixels, integers or their scaled values                    |
 | `integer/`         | the profile `integer`: each operation of the dialect in standard integer operators    |
 | `qdq/`             | the profile `qdq`: float operators between QuantizeLinear and DequantizeLinear        |

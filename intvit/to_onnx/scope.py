@@ -11,6 +11,7 @@ first output. A constant is stored once for each content, and a single number is
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import CO_VARARGS
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,7 @@ class Scope:
         return self.ops(variants[choices], *inputs, labels=(label or name,), domain=DOMAIN)[0]
 
     def _function(self, name: str, body: Body, count: int, fixed: dict[str, Any]) -> onnx.FunctionProto:
-        parameters = list(body.__code__.co_varnames[1 : count + 1])
+        parameters = _parameters(body, count)
         inside = Scope(self.opset, self.batch, False, {}, in_function=True)
         named = RESULT if RESULT not in parameters else f"{RESULT}_result"
         inside._used.update([*parameters, named])
@@ -170,3 +171,13 @@ class Scope:
         return helper.make_model(
             graph, opset_imports=opsets, functions=list(self.functions.values()), ir_version=version
         )
+
+
+def _parameters(body: Body, count: int) -> list[str]:
+    """Names for the `count` inputs of a function's body: those behind its own are `<*name>_0`, `<*name>_1`, ..."""
+    code = body.__code__
+    own = list(code.co_varnames[1 : code.co_argcount][:count])
+    if not code.co_flags & CO_VARARGS:
+        return own
+    name = code.co_varnames[code.co_argcount + code.co_kwonlyargcount]
+    return [*own, *(f"{name}_{i}" for i in range(count - len(own)))]

@@ -41,6 +41,8 @@ class Graph:
         return self.graph.call_function(OPERATIONS[operation].call, tuple(self._argument(a) for a in arguments))
 
     def _argument(self, argument: Any) -> Any:
+        if isinstance(argument, list):
+            return [self._argument(a) for a in argument]
         if not isinstance(argument, np.ndarray):
             return argument
         name = f"c{len(list(self.root.buffers()))}"
@@ -69,6 +71,8 @@ def ranges(module: fx.GraphModule, feeds: dict[fx.Node, Array]) -> dict[str, Ran
     known: dict[fx.Node, Operand] = {}
 
     def of(argument: Any) -> Any:
+        if isinstance(argument, list | tuple):
+            return [of(a) for a in argument]
         if not isinstance(argument, fx.Node):
             return argument
         return module.get_buffer(str(argument.target)) if argument.op == "get_attr" else known[argument]

@@ -7,10 +7,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import biased
+import gated
+import mixed
+import moved
+import normalized
 import numpy as np
 import pytest
 import tiny
 import torch
+import windowed
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -65,11 +71,24 @@ def variants() -> IntegerModel:
     return intvit.quantize(module, tiny.GRID.normalized(tiny.pixels(100)))
 
 
-@pytest.fixture(scope="module", params=["default", "paper", "variants"])
+@pytest.fixture(
+    scope="module",
+    params=["default", "paper", "variants", "moved", "gated", "mixed", "windowed", "biased", "normalized"],
+)
 def model(request: pytest.FixtureRequest) -> IntegerModel:
     if request.param == "variants":
         found: IntegerModel = request.getfixturevalue("variants")
         return found
+    others = {
+        "moved": moved,
+        "gated": gated,
+        "mixed": mixed,
+        "windowed": windowed,
+        "biased": biased,
+        "normalized": normalized,
+    }
+    if request.param in others:
+        return others[request.param].integer_model()
     return tiny.integer_model(request.param)
 
 
@@ -158,7 +177,7 @@ def test_pairs_are_symmetric_int8_with_one_reader(model: IntegerModel) -> None:
     graph = export_onnx(model, profile="qdq", image="float32").proto.graph
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     readers = {name: [n for n in graph.node if name in n.input] for node in graph.node for name in node.output}
-    products = [node for node in graph.node if node.op_type == "MatMul" and len(readers[node.output[0]]) == 1]
+    products = [n for n in graph.node if n.op_type in ("MatMul", "Conv") and len(readers[n.output[0]]) == 1]
     quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
     assert quantizers
     for quantizer in quantizers:

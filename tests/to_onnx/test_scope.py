@@ -100,6 +100,21 @@ def test_calls(keep: bool) -> None:
     assert kinds == ["Add", "Mul", "Add", "Mul", "Mul", "Add", "Mul", "Add", "Add", "Mul"]
 
 
+def joined(s: Scope, first: str, *more: str, axis: int) -> str:
+    """All of them."""
+    return s.op("Concat", first, *more, axis=axis)
+
+
+def test_calls_with_any_number_of_inputs() -> None:
+    s = scope(keep_functions=True)
+    last = s.call("Joined", joined, "x", "y", "x", axis=0)
+    info = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT32, [n]) for name, n in (("x", 2), ("y", 2))]
+    result = onnx.helper.make_tensor_value_info(last, onnx.TensorProto.INT32, [6])
+    model = s.model(info, [result], "g")
+    onnx.checker.check_model(model, full_check=True)
+    assert [list(f.input) for f in model.functions] == [["first", "more_0", "more_1"]]
+
+
 def test_constants_that_no_node_reads_are_left_out() -> None:
     s = scope()
     s.constant(np.arange(9), "int32", "unread")

@@ -15,6 +15,7 @@ Where `V` or `K` is the second factor of a product it is int8 (`s8`), or uint8 w
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,17 +163,51 @@ def attention(
     bits: int,
     portable: bool,
     far: Far,
+    windows: int = 1,
+    size: int = 0,
+    value_size: int = 0,
 ) -> str:
-    """uint8 q `[B, T, H·D]`, k and v `[B, S, H·D]` (int8, or uint8) to uint8 `[B, T, H·E]`."""
-    scores = score_products(s, q, k, heads, tokens, keys, portable)
+    """uint8 q `[B, T, H·D]`, k and v `[B, S, H·D]` (int8, or uint8) to uint8 `[B, T, H·E]`.
+
+    `tokens` and `keys` are those of a window; with several, `size` and `value_size` are `D` and `E`.
+    """
+    scores = score_products(s, q, k, heads, tokens, keys, portable, size)
     index = distance_index(s, scores, rise, grain, last, heads, tokens, keys)
     tables = weight_tables(s, coarser, score_multiplier, half_down, score_unit, count, bits)
-    upper, lower = (look_up(s, table, index, heads, tokens, keys) for table in tables)
-    o = weighted_values(s, upper, lower, v, heads, keys, portable)
+    weights = [look_up(s, table, index, heads, tokens, keys) for table in tables]
+    result = (divisor, mean_addend, multiplier, addend, unit, top)
+    sizes: dict[str, Any] = dict(heads=heads, tokens=tokens, keys=keys, windows=windows, value_size=value_size)
+    return means(s, weights, v, *result, **sizes, bits=bits, portable=portable, far=far)
+
+
+def means(
+    s: Scope,
+    weights: list[str],
+    v: str,
+    divisor: str,
+    mean_addend: str,
+    multiplier: str,
+    addend: str,
+    unit: str,
+    top: str,
+    *,
+    heads: int,
+    tokens: int,
+    keys: int,
+    windows: int,
+    value_size: int,
+    bits: int,
+    portable: bool,
+    far: Far,
+) -> str:
+    """The result, uint8 `[B, T, H·E]`, of the upper and lower bits of the weights, uint8 `[B·W, H, T, S]`."""
+    upper, lower = weights
+    o = weighted_values(s, upper, lower, v, heads, keys, portable, value_size)
     ones = s.constant(np.ones((keys, 1)), "int8", label=f"ones_{keys}")
     sums = joined(s, *(s.op("Reshape", s.op("MatMulInteger", e, ones), s.int64(-1)) for e in (upper, lower)))
     mean = s.op("Transpose", row_mean(s, o, sums, heads, tokens, keys, bits), perm=[0, 2, 1, 3])
-    centred = s.op("Div", s.op("Add", s.op("Reshape", mean, s.int64(0, 0, -1)), mean_addend), divisor)
+    rows = s.int64(-1, windows * tokens, heads * value_size) if value_size else s.int64(0, 0, -1)
+    centred = s.op("Div", s.op("Add", s.op("Reshape", mean, rows), mean_addend), divisor)
     y = levelled(s, s.op("Add", s.op("Mul", centred, multiplier), addend), unit, top, far)
     return s.cast(y, "uint8")
 
@@ -182,22 +217,26 @@ def sums_fit(keys: int, bits: int) -> bool:
     return bits > 8 or (((1 << bits) - 1) * keys).bit_length() <= SAFE_BITS
 
 
-def split_heads(s: Scope, x: str, tokens: int, heads: int, order: list[int]) -> str:
-    """`[B, T, H·D]` to heads, in the order of the axes `[B, T, H, D]`."""
-    return s.op("Transpose", s.op("Reshape", x, s.int64(0, tokens, heads, -1)), perm=order)
+def split_heads(s: Scope, x: str, tokens: int, heads: int, order: list[int], size: int = 0) -> str:
+    """`[B, T, H·D]` to heads, in the order of the axes `[B, T, H, D]`; with `size`, `D`, `[B, W·T, H·D]` to windows."""
+    shape = s.int64(-1, tokens, heads, size) if size else s.int64(0, tokens, heads, -1)
+    return s.op("Transpose", s.op("Reshape", x, shape), perm=order)
 
 
-def score_products(s: Scope, q: str, k: str, heads: int, tokens: int, keys: int, portable: bool) -> str:
-    """`Q Kᵀ` of each head, int32 `[B, H, T, S]`."""
-    queries, transposed = split_heads(s, q, tokens, heads, [0, 2, 1, 3]), split_heads(s, k, keys, heads, [0, 2, 3, 1])
+def score_products(s: Scope, q: str, k: str, heads: int, tokens: int, keys: int, portable: bool, size: int = 0) -> str:
+    """`Q Kᵀ` of each window and head, int32 `[B·W, H, T, S]`."""
+    queries = split_heads(s, q, tokens, heads, [0, 2, 1, 3], size)
+    transposed = split_heads(s, k, keys, heads, [0, 2, 3, 1], size)
     zero = s.constant(RAISE8, "uint8")
     zeros = [zero, zero] if portable else [zero]
     return s.op("MatMulInteger", queries, transposed, *zeros, label="scores")
 
 
-def weighted_values(s: Scope, upper: str, lower: str, v: str, heads: int, keys: int, portable: bool) -> str:
+def weighted_values(
+    s: Scope, upper: str, lower: str, v: str, heads: int, keys: int, portable: bool, size: int = 0
+) -> str:
     """`256 (upper V) + lower V` of each head, int32 `[B, H, T, E]`, of uint8 upper and lower bits `[B, H, T, S]`."""
-    values = split_heads(s, v, keys, heads, [0, 2, 1, 3])
+    values = split_heads(s, v, keys, heads, [0, 2, 1, 3], size)
     zeros = [s.constant(0, "uint8"), s.constant(RAISE8, "uint8")] if portable else []
     return joined(s, *(s.op("MatMulInteger", e, values, *zeros) for e in (upper, lower)))
 

@@ -89,14 +89,19 @@ def layernorm_fine(
 ) -> str:
     """The same as raised 16-bit integers, from 14 more bits of the unit row."""
     n = s.cast(unit_rows(s, x, floor, channels, min_shift, HALF + FINE, clipped=clipped), "int32")
+    total = fine_total(s, n, multiplier, addend)
+    return s.op("Reshape", levelled(s, total, unit, top, far), s.int64(-1, tokens, channels))
+
+
+def fine_total(s: Scope, n: str, multiplier: str, addend: str) -> str:
+    """`((n · multiplier) >> 14) + addend` of int32 `n` within 30 bits, as two products of 16 bits."""
     raised = s.op("Add", n, s.int32(1 << 30))
     upper = s.op("Div", raised, s.int32(1 << FINE))
     lower = s.op("Sub", raised, s.op("Mul", upper, s.int32(1 << FINE)))
     upper = s.op("Sub", upper, s.int32(1 << (30 - FINE)))
     fine = s.op("Add", s.op("Mul", lower, multiplier), s.int32((1 << 30) + (1 << (FINE - 1))))
     fine = s.op("Sub", s.op("Div", fine, s.int32(1 << FINE)), s.int32(1 << (30 - FINE)))
-    total = s.op("Add", s.op("Add", s.op("Mul", upper, multiplier), fine), addend)
-    return s.op("Reshape", levelled(s, total, unit, top, far), s.int64(-1, tokens, channels))
+    return s.op("Add", s.op("Add", s.op("Mul", upper, multiplier), fine), addend)
 
 
 def saturates(channels: int, eps: int, min_shift: int) -> bool:
@@ -132,18 +137,38 @@ def unit_rows(
     `late`: the half is added after a shift by `a`, before one by 1.
     """
     rows = s.cast(s.op("Reshape", x, s.int64(-1, channels)), "uint32")
-    c = s.int64(channels)
     mean, r, squares = centre(s, rows, channels)
     scale, v = floating_variance(s, squares, r, floor, channels, min_shift)
+    return scaled_rows(s, rows, mean, r, scale, v, channels, min_shift, fraction, late=late, clipped=clipped)
+
+
+def scaled_rows(
+    s: Scope,
+    rows: str,
+    mean: str,
+    r: str | None,
+    scale: str,
+    v: str,
+    channels: int,
+    min_shift: int,
+    fraction: int,
+    *,
+    late: bool = False,
+    clipped: bool = False,
+) -> str:
+    """`(x - mean - r / C) / sqrt(V)` of uint32 rows for the `scale` and `v` of their variance, as `unit_rows`."""
     g, steps = reciprocal_root(s, v)
     place = s.op("Add", s.op("Add", scale, steps), s.int64(min_shift - MOST_STEPS - LOWEST_P), label="place")
     p = np.arange(LOWEST_P, HIGHEST_P + 1)
     up = np.clip(1 - p, 0, 16)
     a = np.clip(14 + p, 15, None) + 14 - fraction
     factor = s.op("Mul", g, looked_up(s, place, 1 << up, "int64", "up"), label="factor")
-    offset = s.op("Add", s.op("Mul", r, factor), s.int64(channels << 31))
-    offset = s.op("Add", s.op("Div", offset, c), s.op("Mul", mean, factor))
     rise = (1 << 32) + (0 if late else 1 << a)
+    if r is None:
+        offset, rise = s.op("Mul", mean, factor), rise - (1 << 31)
+    else:
+        offset = s.op("Add", s.op("Mul", r, factor), s.int64(channels << 31))
+        offset = s.op("Add", s.op("Div", offset, s.int64(channels)), s.op("Mul", mean, factor))
     addend = s.op("Sub", looked_up(s, place, np.broadcast_to(rise, a.shape), "int64", f"rise_{fraction}"), offset)
     scaled = s.op("Mul", rows, column(s, s.cast(factor, "uint32")))
     total = s.op("Add", scaled, column(s, s.cast(addend, "uint32")))
@@ -184,14 +209,16 @@ def floors(eps: int, min_shift: int) -> Array:
     return np.int64(eps) >> (2 * (exponents(min_shift) - min_shift)).clip(max=31)
 
 
-def floating_variance(s: Scope, squares: str, r: str, floor: str, channels: int, min_shift: int) -> tuple[str, str]:
-    """`q - min_shift` and `v`, int64 `[R]`, with `V ~ v 4^q`."""
+def floating_variance(
+    s: Scope, squares: str, r: str | None, floor: str, channels: int, min_shift: int
+) -> tuple[str, str]:
+    """`q - min_shift` and `v`, int64 `[R]`, with `V ~ v 4^q`; without `r` of squares about 0."""
     q = exponents(min_shift)
     scale = count_reached(s, squares, 1 << (28 + 2 * q[1:]).clip(min=0))
     up, down = 1 << (-2 * q).clip(min=0), 1 << (2 * q).clip(min=0)
     down_at = looked_up(s, scale, down, "int64", f"down_{min_shift}")
-    mean_square = s.op("Mul", r, r)
-    if min_shift < -8:
+    mean_square = None if r is None else s.op("Mul", r, r)
+    if mean_square is not None and min_shift < -8:
         near, far = (-2 * q).clip(0, 16), (-2 * q - 16).clip(min=0)
         mean_square = s.op("Mul", mean_square, looked_up(s, scale, 1 << near, "int64", f"near_{min_shift}"))
         mean_square = s.op("Div", mean_square, s.int64(channels))
@@ -199,8 +226,11 @@ def floating_variance(s: Scope, squares: str, r: str, floor: str, channels: int,
         up_at = looked_up(s, scale, up, "int64", f"up_{min_shift}")
     else:
         up_at = looked_up(s, scale, up, "int64", f"up_{min_shift}")
-        mean_square = s.op("Div", s.op("Mul", mean_square, up_at), s.int64(channels))
-    v = s.op("Sub", s.op("Div", s.op("Mul", squares, up_at), down_at), s.op("Div", mean_square, down_at))
+        if mean_square is not None:
+            mean_square = s.op("Div", s.op("Mul", mean_square, up_at), s.int64(channels))
+    v = s.op("Div", s.op("Mul", squares, up_at), down_at)
+    if mean_square is not None:
+        v = s.op("Sub", v, s.op("Div", mean_square, down_at))
     least = s.op("GatherElements", floor, scale)
     return scale, s.op("Max", s.op("Add", v, least), s.int64(1), label="variance")
 

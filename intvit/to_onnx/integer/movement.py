@@ -1,5 +1,6 @@
 """`patchify`, `concat_tokens`, `select_tokens`: movement of tensors, no arithmetic."""
 
+from intvit.to_onnx.rearrange import expanded
 from intvit.to_onnx.scope import Scope
 
 
@@ -12,14 +13,9 @@ def patchify(s: Scope, image: str, *, grid: tuple[int, int], size: tuple[int, in
     return s.op("Reshape", patches, s.int64(-1, rows * columns, height * width * channels))
 
 
-def concat_tokens(s: Scope, constant: str, x: str, *, tokens: int, channels: int, batch: int | None) -> str:
+def concat_tokens(s: Scope, constant: str, x: str, *, tokens: int, channels: int) -> str:
     """Constant tokens int32 `[K, C]` before those of `x` int32 `[B, T, C]`."""
-    if batch is None:
-        images = s.op("Shape", x, start=0, end=1)
-        shape = s.op("Concat", images, s.int64(tokens, channels), axis=0)
-    else:
-        shape = s.int64(batch, tokens, channels)
-    return s.op("Concat", s.op("Expand", constant, shape), x, axis=1)
+    return s.op("Concat", expanded(s, constant, x, tokens, channels), x, axis=1)
 
 
 def select_tokens(s: Scope, x: str, *, start: int, stop: int) -> str:

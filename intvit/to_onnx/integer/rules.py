@@ -13,7 +13,9 @@ from intvit.dialect.gelu import FRACTION
 from intvit.errors import IntvitError
 from intvit.fusion import name_of, node_of
 from intvit.nodes import arguments
-from intvit.to_onnx.integer import attention, gelu, layernorm, movement, requantize
+from intvit.to_onnx.integer import gelu, layernorm, movement, requantize
+from intvit.to_onnx.integer.activation import activation
+from intvit.to_onnx.integer.attention_rules import biased_shiftmax_attention, shiftmax_attention
 from intvit.to_onnx.integer.dyadic import (
     INT32_END,
     LEVELS8,
@@ -23,11 +25,17 @@ from intvit.to_onnx.integer.dyadic import (
     Array,
     Levels,
     Rounding,
-    fits32,
     half,
 )
+from intvit.to_onnx.integer.groupnorm import group_norm
 from intvit.to_onnx.integer.linear import Product, reads_alone, siblings
+from intvit.to_onnx.integer.multiply import multiplication
+from intvit.to_onnx.integer.product import multiplied
 from intvit.to_onnx.integer.published import attention_published, gelu_published, layernorm_published
+from intvit.to_onnx.integer.rearrange import rearrangement
+from intvit.to_onnx.integer.rmsnorm import rms_norm
+from intvit.to_onnx.integer.softmax import weighted
+from intvit.to_onnx.integer.windows import convolved, pooled, unfolded
 from intvit.to_onnx.integer.writer import Writer
 
 Rule = Callable[[Writer, fx.Node], str]
@@ -219,44 +227,11 @@ def norm(w: Writer, node: fx.Node) -> str:
     return w.scope.call("LayerNorm", layernorm.layernorm, *inputs, *ends, unsigned=unsigned, late=late, **fixed)
 
 
-def shiftmax_attention(w: Writer, node: fx.Node) -> str:
-    q, k, v, heads, score_m, score_pre, score_shift, bits, multiplier, pre_shift, shift = arguments(node)
-    tokens, keys = w.shapes[q.name][1], w.shapes[k.name][1]
-    span = attention.LARGEST_PRODUCT * (w.shapes[q.name][2] // heads)
-    of_heads = [np.broadcast_to(w.array(a), heads) for a in (score_pre, score_m)]
-    distances = attention.Distances.of(of_heads[0], of_heads[1], score_shift, bits, span)
-    if not fits32(distances.rises + span) or not attention.sums_fit(keys, bits):
-        raise IntvitError(f"{w.scope.path}: {heads} heads of {keys} keys leave 32 bits: it cannot be exported to ONNX")
-    pre = w.array(pre_shift)
-    mean = attention.FirstRounding(pre.clip(max=attention.MOST_PRE_SHIFT))
-    factors = np.where(pre > attention.MOST_PRE_SHIFT, 0, w.array(multiplier)).astype(np.int64)
-    levels = Levels(shift, *INT8_LEVELS, attention.MEAN_END * int(abs(factors).max()), mean.raised_by * factors)
-    columns, rows = (heads, 1, 1), (heads, 1)
-    inputs = (
-        w.scope.constant(distances.rises.reshape(columns), "int32", "rise"),
-        w.scope.int32(distances.grain),
-        w.scope.constant(distances.ends.reshape(columns), "int32", "last"),
-        w.scope.int32(distances.count),
-        w.scope.constant(distances.coarser.reshape(rows), "int32", "coarser"),
-        w.scope.constant(distances.multiplier.reshape(rows), "int32", "score_multiplier"),
-        w.scope.int32(distances.half_down),
-        w.scope.int32(1 << score_shift),
-        w.constant(mean.divisor, "divisor"),
-        w.constant(mean.addend, "mean_addend"),
-        w.multiplier(factors),
-        w.constant(levels.addend, "addend"),
-        *w.ends(levels),
-    )
-    operands = [w.written[q], *(w.written[x] if w.portable else w.signed(x) for x in (k, v))]
-    fixed: dict[str, Any] = dict(heads=heads, tokens=tokens, keys=keys, bits=bits, portable=w.portable, far=levels.far)
-    return w.scope.call("Attention", attention.attention, *operands, *inputs, **fixed)
-
-
 def concat_tokens(w: Writer, node: fx.Node) -> str:
     constant, x = arguments(node)
     raised = w.array(constant).astype(np.int32) + RAISE16
     tokens, channels = raised.shape
-    fixed: dict[str, Any] = dict(tokens=tokens, channels=channels, batch=w.scope.batch)
+    fixed: dict[str, Any] = dict(tokens=tokens, channels=channels)
     inputs = (w.scope.constant(raised, "int32", "tokens"), w.raised(x, np.array([RAISE16])))
     return w.scope.call("ConcatTokens", movement.concat_tokens, *inputs, **fixed)
 
@@ -272,10 +247,21 @@ RULES: dict[str, Rule] = {
     "requantize": requantization,
     "add": add,
     "attention": shiftmax_attention,
+    "biased_attention": biased_shiftmax_attention,
     "gelu": shift_gelu,
+    "activation": activation,
+    "multiply": multiplication,
     "layernorm": norm,
+    "rmsnorm": rms_norm,
+    "groupnorm": group_norm,
     "concat_tokens": concat_tokens,
     "select_tokens": select_tokens,
+    "rearrange": rearrangement,
+    "unfold": unfolded,
+    "depthwise": convolved,
+    "pool": pooled,
+    "product": multiplied,
+    "softmax": weighted,
     "attention_published": attention_published,
     "gelu_published": gelu_published,
     "layernorm_published": layernorm_published,

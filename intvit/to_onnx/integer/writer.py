@@ -133,12 +133,15 @@ class Writer:
             return self.written[node], self.divisor(rounding), rounding.raised_by
         if rounding.holds(*self._range(node)):
             return self.raised(node, rounding.rise), self.divisor(rounding), rounding.raised_by
-        x = self.raised(node, np.zeros(1, np.int64))
-        amounts = self.constant(pre, "pre", "uint32")
+        shifted = self.shifted_far(self.raised(node, np.zeros(1, np.int64)), rounding)
+        return shifted, self.scope.int32(1), np.array([RAISE16])
+
+    def shifted_far(self, x: str, rounding: Rounding) -> str:
+        """int32 that has no room to be raised, shifted, saturated and raised by 2^15."""
+        amounts = self.constant(rounding.pre, "pre", "uint32")
         back = self.constant(INT32_END // rounding.divisor - RAISE16, "back")
         rise = self.constant(INT32_END + rounding.divisor // 2, "rise", "uint32")
-        shifted = self.scope.call("ShiftFar", shifted_far, x, rise, amounts, back)
-        return shifted, self.scope.int32(1), np.array([RAISE16])
+        return self.scope.call("ShiftFar", shifted_far, x, rise, amounts, back)
 
     def _range(self, node: fx.Node) -> tuple[int, int]:
         found = self.ranges.get(node.name)

@@ -19,8 +19,8 @@ CENTRE = 128
 UNIT = np.ones(1)
 
 
-def patches(scope: Scope, kind: str, grid: InputGrid, h: int, w: int) -> Value:
-    """Rows `[B, patches, h·w·C]` of the input, which is of type `kind`."""
+def patches(scope: Scope, kind: str, grid: InputGrid, h: int, w: int, rounded: bool = True) -> Value:
+    """Rows `[B, patches, h·w·C]` of the input, which is of type `kind`; `rounded`: floats to whole pixels."""
     channels, height, width = grid.shape
     rows, columns = height // h, width // w
     if kind == "uint8":
@@ -29,7 +29,8 @@ def patches(scope: Scope, kind: str, grid: InputGrid, h: int, w: int) -> Value:
         return Value(scope.op("DequantizeLinear", x, *parameters, label="pixels"), UNIT)
     x = reshaped(scope, _centred(scope, grid), channels, rows, h, columns, w, label="grid")
     x = scope.op("Transpose", x, perm=[0, 2, 4, 1, 3, 5], label="grid_by_patch")
-    return Value(reshaped(scope, x, rows * columns, h * w * channels, label="patches"), UNIT).quantized(scope)
+    found = Value(reshaped(scope, x, rows * columns, h * w * channels, label="patches"), UNIT)
+    return found.quantized(scope) if rounded else found
 
 
 def _centred(scope: Scope, grid: InputGrid) -> str:

@@ -32,9 +32,14 @@ class Value:
             return self.name
         return scope.op("Mul", self.name, scope.constant(factor, "float32", "factor"), label="scaled")
 
+    @property
+    def quantization(self) -> Scale:
+        """The one scale at which it is quantized."""
+        return np.atleast_1d(self.scale[0] if (self.scale == self.scale[0]).all() else PRODUCT)
+
     def quantized(self, scope: Scope) -> "Value":
         """Through QuantizeLinear and DequantizeLinear: the nearest of 256 multiples of one scale."""
-        scale = np.atleast_1d(self.scale[0] if (self.scale == self.scale[0]).all() else PRODUCT)
+        scale = self.quantization
         parameters = scope.constant(scale[0], "float32", "scale"), scope.constant(0, "int8")
         quantized = scope.op("QuantizeLinear", self.at(scope, scale), *parameters, label="quantized")
         return Value(scope.op("DequantizeLinear", quantized, *parameters, label="dequantized"), scale)

@@ -13,8 +13,8 @@ from graphs import Array, session
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from intvit.calibrate import PRESETS
 from intvit.dialect import OPERATIONS
+from intvit.grids import PRESETS
 from intvit.integer_model import IntegerModel
 from intvit.to_onnx.file import export_onnx
 from intvit.to_onnx.integer.rules import RULES
