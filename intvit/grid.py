@@ -33,6 +33,8 @@ class Role(Enum):
     """Queries and keys: int8, symmetric, one scale per head."""
     VALUE = "value"
     """Values of an attention: int8, symmetric, one scale per channel."""
+    MATRIX = "matrix"
+    """An operand of a product of two computed tensors: int8, symmetric, one scale."""
     FIXED = "fixed"
     """The input of an activation function: int16 with a power of two as scale."""
     WIDE = "wide"
@@ -65,6 +67,11 @@ class Grid:
         first, last = LIMITS[dtype]
         scale = ((high.double() - low.double()) / (last - first)).clamp(min=SMALLEST_SCALE)
         return cls(scale, low.double() - first * scale, dtype)
+
+    def repeated(self, times: int) -> "Grid":
+        """That of `times` blocks of channels, each on this grid."""
+        scale, offset = (t.repeat(times) if t.numel() > 1 else t for t in (self.scale, self.offset))
+        return Grid(scale, offset, self.dtype)
 
     def quantize(self, x: Tensor) -> Tensor:
         q = torch.floor((x.double() - self.offset) / self.scale + 0.5)

@@ -43,8 +43,8 @@ def layers(
         integers = _results(graph.module, torch.from_numpy(image[None]))
         for name in names:
             wanted, got = exact[written[name].origin.name], written[name].grid.dequantize(integers[name])
-            signal[name] += float(wanted.double().square().sum())
-            noise[name] += float((wanted.double() - got.double()).square().sum())
+            signal[name] += float(wanted.square().sum(dtype=torch.float64))
+            noise[name] += float((wanted - got).square().sum(dtype=torch.float64))
     return tuple(_layer(name, written[name], decibel(signal[name], noise[name])) for name in names)
 
 

@@ -52,11 +52,17 @@ def quantized_weights(
 ) -> tuple[Tensor, Tensor]:
     """int8 weights `[N, K]` and int32 bias `[N]` for an input on `grid`, whose mean (float, `[K]`) is where known.
 
+    Where all columns of a row read one channel, scale and offset of the grid and the mean are `[N, 1]`.
     A bias beyond 32 bits is clipped there, and the overflow proof refuses it.
     """
     exact = weight.double()
     w = torch.floor(exact * grid.scale / scale[:, None] + 0.5).clamp(-127, 127)
-    x_mean = grid.offset.expand(exact.shape[1]) if mean is None else mean
+    x_mean = grid.offset if mean is None else mean
     q_mean = (x_mean - grid.offset) / grid.scale
-    c = (bias.double() + exact @ x_mean) / scale - w @ q_mean.expand(exact.shape[1])
+    c = (bias.double() + _weighted(exact, x_mean)) / scale - _weighted(w, q_mean)
     return w.to(torch.int8), torch.floor(c + 0.5).clamp(*LIMITS["int32"]).to(torch.int32)
+
+
+def _weighted(weight: Tensor, x: Tensor) -> Tensor:
+    """`Σ_k weight[n, k] x[n, k]`, with `x` `[1]`, `[K]` or `[N, 1]`."""
+    return (weight * x).sum(1) if x.ndim == 2 else weight @ x.expand(weight.shape[1])

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, fx
 
 from intvit import boundary, floatops
-from intvit.calibrate import stored_role
 from intvit.dialect import operation_of
 from intvit.errors import IntvitError, VerifyError
 from intvit.grid import Grid, Role
 from intvit.nodes import arguments
 from intvit.noise import Written
+from intvit.roles import stored_role
 from intvit.stages import CalibratedGraph, copy_of
 
 LEGAL = {*floatops.OPERATIONS, boundary.quantize, boundary.dequantize}
@@ -32,7 +32,7 @@ class Lowering:
         self.graph = self.module.graph
         self._names: dict[str, fx.Node] = {node.name: node for node in self.graph.nodes}
         self._stored = {n.name: stored_role(n) for n in self.graph.nodes if n.op == "call_function"}
-        self._grids: dict[Grid, tuple[str, str]] = {}
+        self._grids: dict[tuple[object, ...], tuple[str, str]] = {}
         self._path = ""
         self.output_scales: tuple[float, ...] = ()
         self.written: dict[str, Written] = {}
@@ -62,9 +62,10 @@ class Lowering:
         return self._boundary(boundary.dequantize, node, grid)
 
     def _boundary(self, target: Callable[..., Tensor], node: fx.Node, grid: Grid) -> fx.Node:
-        if grid not in self._grids:
-            self._grids[grid] = (self.add_buffer("scale", grid.scale), self.add_buffer("offset", grid.offset))
-        scale, offset = (self.graph.get_attr(name) for name in self._grids[grid])
+        key = (*grid.scale.tolist(), *grid.offset.tolist(), grid.scale.numel(), grid.dtype)
+        if key not in self._grids:
+            self._grids[key] = (self.add_buffer("scale", grid.scale), self.add_buffer("offset", grid.offset))
+        scale, offset = (self.graph.get_attr(name) for name in self._grids[key])
         border = self.graph.call_function(target, (node, scale, offset, grid.dtype))
         border.meta["path"] = node.meta.get("path", "")
         return border

@@ -15,13 +15,23 @@ from intvit.files import write_text
 from intvit.noise import Written
 from intvit.passes.base import Pass
 from intvit.passes.fold_boundaries import FoldBoundaries
+from intvit.passes.lower_activation import LowerActivation
 from intvit.passes.lower_attention import LowerAttention
+from intvit.passes.lower_depthwise import LowerDepthwise
 from intvit.passes.lower_gelu import LowerGelu
+from intvit.passes.lower_groupnorm import LowerGroupNorm
 from intvit.passes.lower_layernorm import LowerLayerNorm
 from intvit.passes.lower_linear import LowerLinear
+from intvit.passes.lower_multiply import LowerMultiply
 from intvit.passes.lower_patchify import LowerPatchify
+from intvit.passes.lower_pool import LowerPool
+from intvit.passes.lower_product import LowerProduct
+from intvit.passes.lower_rearrange import LowerRearrange
 from intvit.passes.lower_residual import LowerResidual
+from intvit.passes.lower_rmsnorm import LowerRMSNorm
+from intvit.passes.lower_softmax import LowerSoftmax
 from intvit.passes.lower_tokens import LowerConcatTokens, LowerSelectTokens
+from intvit.passes.lower_unfold import LowerUnfold
 from intvit.passes.lowering import Lowering
 from intvit.stages import CalibratedGraph, IntGraph
 
@@ -30,12 +40,22 @@ PASSES: tuple[Pass, ...] = (
     LowerPatchify(),
     LowerConcatTokens(),
     LowerSelectTokens(),
+    LowerRearrange(),
     # blocks
     LowerLayerNorm(),
+    LowerRMSNorm(),
+    LowerGroupNorm(),
+    LowerUnfold(),
     LowerLinear(),
+    LowerDepthwise(),
+    LowerPool(),
     LowerAttention(),
     LowerGelu(),
+    LowerActivation(),
+    LowerMultiply(),
     LowerResidual(),
+    LowerProduct(),
+    LowerSoftmax(),
     # nothing float is left between them
     FoldBoundaries(),
 )

@@ -2,7 +2,9 @@
 
 | file              | what                                                                     |
 |-------------------|--------------------------------------------------------------------------|
+| `exported.py`     | a module as an exported program, or why it is none                       |
 | `canonicalize.py` | the walk over the exported program                                       |
+| `trail.py`        | what the walk made of each operation                                     |
 | `rules.py`        | one rule per ATen operation that computes                                |
 | `builder.py`      | emits canonical operations, cuts views to nodes                          |
 | `values.py`       | what a tensor is known to be: a view of a token tensor, scores, a constant |
@@ -10,41 +12,28 @@
 
 import torch
 from torch import nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
-from intvit.errors import IntvitError, UnsupportedOp, VerifyError
-from intvit.frontend.canonicalize import canonicalize
+from intvit.errors import IntvitError, VerifyError
+from intvit.frontend.canonicalize import canonicalize, trail
+from intvit.frontend.exported import exported
+from intvit.frontend.trail import Step, Trail
 from intvit.frontend.values import PROBE
 from intvit.stages import FloatGraph
 
-__all__ = ["capture"]
+__all__ = ["Step", "Trail", "capture", "exported", "trail"]
 
 
 def capture(model: nn.Module | ExportedProgram, input_shape: tuple[int, int, int] | None = None) -> FloatGraph:
     """The canonical graph of `model`, an `nn.Module` or an exported program, for images `[channels, height, width]`.
 
-    Raises `UnsupportedOp` with every operation that has no integer form, `IntvitError` where export itself fails.
+    Raises `UnsupportedOp` with every operation that has no integer form, `IntvitError` where nothing comes out of it.
     """
-    program = model if isinstance(model, ExportedProgram) else _exported(model, input_shape or (3, 224, 224))
+    program = model if isinstance(model, ExportedProgram) else exported(model, input_shape or (3, 224, 224))
     graph = canonicalize(program)
     if isinstance(model, nn.Module):
         _check_unchanged(model, graph)
     return graph
-
-
-def _exported(model: nn.Module, shape: tuple[int, int, int]) -> ExportedProgram:
-    image = torch.zeros(PROBE, *shape)
-    was_training = model.training
-    model.eval()
-    try:
-        return torch.export.export(model, (image,), dynamic_shapes=({0: Dim("batch")},))
-    except Exception as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UnsupportedOp(
-            f"torch.export cannot capture {type(model).__name__} for images {list(shape)} with a dynamic batch: {first}"
-        ) from error
-    finally:
-        model.train(was_training)
 
 
 @torch.inference_mode()
