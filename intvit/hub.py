@@ -6,6 +6,7 @@ is refused.
 """
 
 import contextlib
+import inspect
 import logging
 import socket
 import urllib.parse
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from intvit.errors import IntvitError
+from intvit.errors import IntvitError, UnsupportedOp
 from intvit.libraries import import_library
 from intvit.preprocess import Preprocessing
 from intvit.transforms import processor_preprocessing
@@ -96,6 +97,8 @@ def _model_class(transformers: Any, config: Any, source: str) -> tuple[Any, bool
         if tower is None:
             raise IntvitError(f"hf:{source}: {found.__name__} takes text, and intvit knows no vision tower of it")
         return tower, True
+    if "pixel_values" not in inspect.signature(found.forward).parameters:
+        raise UnsupportedOp(f"hf:{source}: {found.__name__} takes {found.main_input_name}, not images")
     return found, False
 
 

@@ -30,14 +30,14 @@ def prepare_imports() -> None:
             if extension.exists():
                 try:
                     # torchvision loads the same file again, which does nothing
-                    torch.ops.load_library(extension)  # type: ignore[no-untyped-call]
+                    torch.ops.load_library(extension)
                 except (OSError, ImportError):
                     continue  # built for another torch, or CUDA's libraries are not there
     if not _defined():
-        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+        library = torch.library.Library("torchvision", "FRAGMENT")
         for name in _SCHEMAS:
             schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            library.define(schema)  # type: ignore[no-untyped-call]
+            library.define(schema)
         _kept.append(library)
 
 

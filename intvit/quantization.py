@@ -11,11 +11,12 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from intvit._version import __version__
-from intvit.calibrate import PRESETS, calibrate
+from intvit.calibrate import calibrate
 from intvit.data import Batch, Source
 from intvit.errors import IntvitError
 from intvit.files import check_folder
 from intvit.frontend import capture
+from intvit.grids import PRESETS
 from intvit.input_grid import InputGrid
 from intvit.integer_model import IntegerModel
 from intvit.metadata import Metadata

@@ -26,6 +26,12 @@ def _importable(name: str, file: str) -> None:
 
 
 _importable("tiny", "tiny.py")
+_importable("moved", "moved.py")
+_importable("windowed", "windowed.py")
+_importable("gated", "gated.py")
+_importable("normalized", "normalized.py")
+_importable("mixed", "mixed.py")
+_importable("biased", "biased.py")
 _importable("emulation", "emulation/__init__.py")
 
 

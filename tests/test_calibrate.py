@@ -7,10 +7,12 @@ from tiny import GRID, SHAPE, calibrated, captured, pixels, vit
 from torch import nn
 
 from intvit import floatops
-from intvit.calibrate import PRESETS, Policy, calibrate, roles_read, stored_role
+from intvit.calibrate import calibrate
 from intvit.errors import IntvitError
 from intvit.frontend import capture
 from intvit.grid import Grid, Role
+from intvit.grids import PRESETS, Policy
+from intvit.roles import roles_read, stored_role
 from intvit.stages import CalibratedGraph
 
 

@@ -1,10 +1,19 @@
 """Walks the dialect: every operation becomes a kernel, alone and in a whole model."""
 
+from collections.abc import Iterator
+
+import biased
+import gated
+import mixed
+import moved
+import normalized
 import pytest
 import tiny
+import windowed
 from torch import fx
 
 from intvit.dialect import OPERATIONS, operation_of
+from intvit.integer_model import IntegerModel
 from intvit.kernels.isa import AVX2
 from intvit.legalize import Group, Legalizer
 from intvit.verify.overflow import shapes_of
@@ -12,10 +21,21 @@ from intvit.verify.overflow import shapes_of
 PRESETS = ("default", "paper")
 
 
+def models() -> Iterator[IntegerModel]:
+    """The small model of every preset, and models with what it has not."""
+    yield from map(tiny.integer_model, PRESETS)
+    yield moved.integer_model()
+    yield gated.integer_model()
+    yield normalized.integer_model()
+    yield windowed.integer_model()
+    yield mixed.integer_model()
+    yield biased.integer_model()
+
+
 def first(name: str) -> tuple[Legalizer, fx.Node] | None:
-    """The first node of an operation in the small model, of whichever preset has it."""
-    for preset in PRESETS:
-        graph = tiny.integer_model(preset).graph
+    """The first node of an operation in the small models."""
+    for model in models():
+        graph = model.graph
         for node in graph.module.graph.nodes:
             operation = operation_of(node.target) if node.op == "call_function" else None
             if operation is not None and operation.name == name:
@@ -26,7 +46,7 @@ def first(name: str) -> tuple[Legalizer, fx.Node] | None:
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_becomes_a_kernel(name: str) -> None:
     found = first(name)
-    assert found is not None, f"no preset of the small model has {name}: the tests of compilation miss it"
+    assert found is not None, f"no small model has {name}: the tests of compilation miss it"
     legalizer, node = found
     call = legalizer.call(Group((node,)))
     *_, columns = legalizer.shapes[node.name]

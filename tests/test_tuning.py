@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 import intvit
-from intvit.calibrate import PRESETS, calibrate
+from intvit.calibrate import calibrate
 from intvit.errors import IntvitError
 from intvit.frontend import capture
+from intvit.grids import PRESETS
 from intvit.integer_model import IntegerModel
 from intvit.metadata import Metadata
 from intvit.passes.hoist_selection import hoist_selection

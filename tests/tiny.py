@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from intvit.calibrate import PRESETS, calibrate
+from intvit.calibrate import calibrate
 from intvit.frontend import capture
+from intvit.grids import PRESETS
 from intvit.input_grid import InputGrid
 from intvit.integer_model import IntegerModel
 from intvit.metadata import Metadata

@@ -1,26 +1,54 @@
-"""`intvit inspect`: what is in an artifact, layer by layer."""
+"""`intvit inspect`: what is in an artifact, layer by layer; with `--coverage`, what would become of a float model."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from intvit.cli.options import ARTIFACTS, Artifact, Json, check_input, open_described
+from intvit.cli.coverage import show_coverage
+from intvit.cli.options import ARTIFACTS, Json, Weights, check_input, open_described
 from intvit.cli.report import Report, stages
 from intvit.cli.settings import described
-from intvit.errors import VerifyError
+from intvit.errors import IntvitError, VerifyError
 from intvit.metadata import Layer, Metadata
 from intvit.onnx_model import OnnxModel
 
 
-def inspect_command(ctx: typer.Context, model: Artifact, as_json: Json = False) -> None:
+def inspect_command(
+    ctx: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="m.so, m.intvit or m.onnx; with --coverage a name as for `quantize`."),
+    ],
+    coverage: Annotated[
+        bool,
+        typer.Option("--coverage", help="What would become of every operation of a float model; needs no images."),
+    ] = False,
+    weights: Weights = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", metavar="N|HxW|CxHxW", help="With --coverage: the input; by default the model's own."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Show what is in an artifact, layer by layer.
 
     result: the integer type of the layer's output. scale: what one step is worth; scales: how many (per tensor 1). bits
     used: magnitude bits of 31 that its widest intermediate can reach. SNR: against float, on calibration images.
     """
     report = Report(ctx)
+    if coverage:
+        show_coverage(report, model, weights, size)
+        return
+    for option, given in (("--weights", weights), ("--size", size)):
+        if given is not None:
+            raise IntvitError(f"{option} is of --coverage, which takes a float model: leave it out")
+    inspect_artifact(report, Path(model))
+
+
+def inspect_artifact(report: Report, model: Path) -> None:
+    """Prints what an artifact holds."""
     check_input(model, *ARTIFACTS)
     with stages() as progress:
         progress("load")

@@ -72,7 +72,7 @@ def train(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> DigitsViT:
             chosen = order[start : start + BATCH]
             loss = F.cross_entropy(model(shifted(x[chosen], generator)), y[chosen], label_smoothing=0.1)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
             total += float(loss.detach())

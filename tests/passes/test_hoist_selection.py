@@ -1,8 +1,10 @@
 """Selections of tokens move before what acts on each token alone; the function stays the same."""
 
+from typing import Any
+
 import torch
 from tiny import SHAPE, vit
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from intvit import floatops
 from intvit.frontend import capture
@@ -78,3 +80,43 @@ def test_a_constant_arm_is_cut_with_the_other() -> None:
     assert described(after) == ["patchify 16", "select_tokens 2", "linear 2", "add 2"]
     (add,) = after.module.graph.find_nodes(op="call_function", target=floatops.add)
     assert after.module.get_buffer(str(add.args[1].target)).shape == (2, 8)
+
+
+def attention_graph(windows: int, selected: tuple[int, int]) -> FloatGraph:
+    """Some tokens of an attention with a bias, of an image of 4 x 4 patches."""
+    root, graph = nn.Module(), fx.Graph()
+    generator = torch.Generator().manual_seed(0)
+
+    def constant(*shape: int) -> fx.Node:
+        name = f"c{len(list(root.buffers()))}"
+        root.register_buffer(name, torch.randn(*shape, generator=generator))
+        return graph.get_attr(name)
+
+    def call(target: Any, *args: Any, shape: tuple[int, int]) -> fx.Node:
+        node = graph.call_function(target, args)
+        node.meta.update(path=node.name, shape=shape)
+        return node
+
+    patches = call(floatops.patchify, graph.placeholder("image"), 8, 8, shape=(16, 192))
+    qkv = [call(floatops.linear, patches, constant(8, 192), constant(8), shape=(16, 8)) for _ in range(3)]
+    tokens = 16 // windows
+    bias = constant(2, 1, tokens, tokens)
+    kinds = tuple(i % 2 for i in range(windows))
+    attention = call(floatops.attention, *qkv, 2, 0.5, windows, bias, kinds, shape=(16, 8))
+    select = call(floatops.select_tokens, attention, *selected, shape=(selected[1] - selected[0], 8))
+    graph.output((select,))
+    return FloatGraph.of(root, graph, SHAPE, ((selected[1] - selected[0], 8),))
+
+
+def test_a_bias_keeps_the_rows_of_the_queries_that_are_left() -> None:
+    before = attention_graph(1, (3, 5))
+    after = hoist_selection(before)
+    same(before, after)
+    assert described(after)[-1] == "attention 2"
+
+
+def test_tokens_of_several_windows_are_selected_behind_their_attention() -> None:
+    before = attention_graph(4, (3, 5))
+    after = hoist_selection(before)
+    same(before, after)
+    assert described(after)[-2:] == ["attention 16", "select_tokens 2"]

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from intvit import boundary, floatops
-from intvit.calibrate import PRESETS, assign_grids
+from intvit.dialect.biased_attention import MASK
 from intvit.errors import IntvitError, UnsupportedOp
+from intvit.grids import PRESETS, assign_grids
 from intvit.input_grid import InputGrid
 from intvit.observers import MinMax
 from intvit.passes.base import LoweringPass
-from intvit.passes.lower_attention import LowerAttention
+from intvit.passes.lower_attention import LowerAttention, integer_bias
 from intvit.passes.lower_gelu import LowerGelu
 from intvit.passes.lower_layernorm import LowerLayerNorm, fixed_point_shift, scaled_eps
 from intvit.passes.lower_linear import LowerLinear, quantized_weights
@@ -61,6 +62,15 @@ class Sketch:
             floatops.layer_norm, x, self.constant(self.normal(CHANNELS)), self.constant(self.normal(CHANNELS)), eps
         )
 
+    def biased(
+        self, qkv: list[fx.Node], heads: int, windows: int, kinds: tuple[int, ...], mask: float = 0.0
+    ) -> fx.Node:
+        """An attention of 2 heads; `heads`: how many the bias has. `mask` is added for some keys."""
+        tokens = TOKENS // windows
+        bias = self.normal(max(kinds) + 1, heads, tokens, tokens)
+        bias[..., 0] += mask
+        return self.call(floatops.attention, *qkv, 2, 0.5, windows, self.constant(bias), kinds)
+
     def calibrated(self, *outputs: fx.Node, preset: str = "default") -> CalibratedGraph:
         self.graph.output(outputs)
         shapes = tuple(tuple(node.meta["shape"]) for node in outputs)
@@ -96,6 +106,21 @@ def sites() -> dict[str, tuple[LoweringPass, Callable[[Sketch], fx.Node], dict[s
             LowerAttention(),
             lambda s: s.linear(s.call(floatops.attention, *qkv(s), 2, 0.5), CHANNELS, CHANNELS),
             {"default": ["attention"], "paper": ["attention_published"]},
+        ),
+        "attention in windows": (
+            LowerAttention(),
+            lambda s: s.linear(s.call(floatops.attention, *qkv(s), 2, (0.5, 0.3), 2), CHANNELS, CHANNELS),
+            {"default": ["attention"]},
+        ),
+        "biased attention": (
+            LowerAttention(),
+            lambda s: s.linear(s.biased(qkv(s), 2, 2, (1, 0)), CHANNELS, CHANNELS),
+            {"default": ["biased_attention"]},
+        ),
+        "attention with a mask": (
+            LowerAttention(),
+            lambda s: s.linear(s.biased(qkv(s), 1, 1, (0,), mask=-100.0), CHANNELS, CHANNELS),
+            {"default": ["biased_attention"]},
         ),
         "residual": (
             LowerResidual(),
@@ -139,8 +164,11 @@ def noise(graph: Lowering, lowered_image: bool) -> float:
     return max(float((a - b).norm() / a.norm()) for a, b in zip(exact, got, strict=True))
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
-@pytest.mark.parametrize("name", sites())
+def cases() -> list[tuple[str, str]]:
+    return [(name, preset) for name, (*_, expected) in sites().items() for preset in sorted(expected)]
+
+
+@pytest.mark.parametrize(("name", "preset"), cases())
 def test_before_and_after(name: str, preset: str) -> None:
     step, build, expected = sites()[name]
     sketch = Sketch()
@@ -179,6 +207,34 @@ def calibrated_by_hand(sketch: Sketch, output: fx.Node) -> CalibratedGraph:
             observers[node.name] = MinMax(node.meta["shape"][1])
             observers[node.name].update(torch.randn(9, node.meta["shape"][1]))
     return assign_grids(source, observers, GRID, PRESETS["default"])
+
+
+@pytest.mark.parametrize("windows", [1, 2])
+def test_the_published_preset_has_no_windows_and_no_bias(windows: int) -> None:
+    sketch = Sketch()
+    qkv = [sketch.linear(sketch.tokens, CHANNELS, CHANNELS) for _ in range(3)]
+    plain = sketch.call(floatops.attention, *qkv, 2, 0.5)
+    calibrated = sketch.calibrated(sketch.linear(plain, CHANNELS, CHANNELS), preset="paper")
+    graph = Lowering(calibrated)
+    (attention,) = graph.find(floatops.attention)
+    attention.args = (*attention.args, windows)
+    if windows == 1:
+        with graph.graph.inserting_before(attention):
+            attention.args = (*attention.args, graph.constant(torch.zeros(1, 1, 4, 4)), (0,))
+    (skip,) = LowerAttention().apply(graph).skips
+    assert "no form with a bias, a mask or windows" in skip.reason
+
+
+def test_biases_are_integers_in_log2_units() -> None:
+    inf = float("inf")
+    rows = [[0.0, 1.0, -100.0, -49.0], [-100.0, -99.0, -1e4, -inf], [90.0, -2.0, 30.0, 45.0], [-inf, -1e5, -inf, -inf]]
+    unit = 256 * 1.4426950408889634
+    assert integer_bias(torch.tensor([[rows]])[0]).tolist()[0] == [
+        [0, round(unit), MASK, round(-49 * unit)],
+        [MASK + 1, MASK + 1, MASK, MASK],
+        [-MASK - 1, round(-2 * unit), round(30 * unit), round(45 * unit)],
+        [MASK] * 4,
+    ]
 
 
 def test_layer_norm_with_a_computed_weight_is_skipped() -> None:
