@@ -68,6 +68,10 @@ class Grid:
         scale = ((high.double() - low.double()) / (last - first)).clamp(min=SMALLEST_SCALE)
         return cls(scale, low.double() - first * scale, dtype)
 
+    def no_finer_than(self, step: Tensor) -> "Grid":
+        """The same grid with steps of at least `step` `[1]`; its offset stays."""
+        return self if bool((self.scale >= step).all()) else Grid(self.scale.clamp(min=step), self.offset, self.dtype)
+
     def repeated(self, times: int) -> "Grid":
         """That of `times` blocks of channels, each on this grid."""
         scale, offset = (t.repeat(times) if t.numel() > 1 else t for t in (self.scale, self.offset))

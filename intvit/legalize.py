@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +14,6 @@ from tvm import tirx
 from intvit.attention_node import AttentionNode
 from intvit.dialect.published import sigmoid_table
 from intvit.fusion import Constant, Fusion, Group, geometry_of, name_of, node_of
-from intvit.geometry import Geometry
 from intvit.kernels import attention as attention_kernel
 from intvit.kernels import (
     attention_published,
@@ -102,10 +101,12 @@ class Legalizer(Fusion):
         stages, operands, dtype = self.stages(group, n)
         tokens = self.shapes[head.name][1]
         epilogue = Epilogue(tuple(stages), dtype)
-        build = partial(_product, k, n, epilogue, self.isa, tokens)
+        fixed: dict[str, Any] = dict(k=k, n=n, epilogue=epilogue, isa=self.isa, tokens=tokens)
         does = "+".join(type(stage).__name__.lower() for stage in stages)
         name = f"product {tokens}x{k}x{n} {does} {dtype}"
-        tunable = Tunable(name, product.cuts(tokens, k, n, self.isa), build)
+        tunable = Tunable(
+            name, product.cuts(tokens, k, n, self.isa), lambda cut: kernel(product.product, cut=cut, **fixed)
+        )
         inputs = (node_of(x), pack.weights(w, self.isa), pack.bias(self.array(bias), w, self.isa), *operands)
         return KernelCall(tunable.chosen(self.cuts), inputs, n, dtype, tokens * k * n, tunable)
 
@@ -114,19 +115,20 @@ class Legalizer(Fusion):
         x = node_of(node.args[0])
         _, tokens, n = self.shapes[node.name]
         stage, operands, dtype = self.stage(node, x, n)
-        function = _elementwise(n, Epilogue((stage,), dtype), self.vector, self.dtype(x), tokens)
+        epilogue = Epilogue((stage,), dtype)
+        function = kernel(elementwise.elementwise, n, epilogue, self.vector, dtype=self.dtype(x), tokens=tokens)
         return KernelCall(function, (x, *operands), n, dtype)
 
     _requantize = _add = _gelu = _activation = _multiply = _elementwise
 
     def _attention(self, group: Group) -> KernelCall:
-        return self._attention_by(_attention, group)
+        return self._attention_by(attention_kernel.attention, group)
 
     def _biased_attention(self, group: Group) -> KernelCall:
-        return self._attention_by(_biased_attention, group)
+        return self._attention_by(biased_attention.biased_attention, group)
 
     def _attention_published(self, group: Group) -> KernelCall:
-        return self._attention_by(_attention_published, group)
+        return self._attention_by(attention_published.attention_published, group)
 
     def _attention_by(self, build: Callable[..., tirx.PrimFunc], group: Group) -> KernelCall:
         """`build` takes sizes, the shift of the scores, the one parameter of its softmax, the epilogue, and a bias."""
@@ -141,7 +143,7 @@ class Legalizer(Fusion):
         name += f"x{sizes.head_size}x{sizes.value_size}"
         bias, tables = self._bias(node, sizes)
         fixed = (score_shift, node.softmax, epilogue, *bias)
-        tunable = Tunable(name, sizes.cuts, lambda cut: build(replace(sizes, cut=cut), *fixed))
+        tunable = Tunable(name, sizes.cuts, lambda cut: kernel(build, replace(sizes, cut=cut), *fixed))
         scores = (self._per_head(score_pre, sizes.heads, "int8"), self._per_head(score_mul, sizes.heads, "int16"))
         inputs = (node.q, node.k, node.v, *scores, *tables, *operands)
         return KernelCall(tunable.chosen(self.cuts), inputs, columns, "int8", sizes.multiply_adds, tunable)
@@ -169,7 +171,7 @@ class Legalizer(Fusion):
         node = group.nodes[0]
         x, multiplier, bias, shift, eps, min_shift, dtype = arguments(node)
         _, tokens, n = self.shapes[node.name]
-        function = _layernorm(n, shift, self.vector, dtype, tokens)
+        function = kernel(layernorm_kernel.layernorm, n, shift, self.vector, dtype=dtype, tokens=tokens)
         mul, add = (np.broadcast_to(self.array(a), (n,)) for a in (multiplier, bias))
         floor = np.array([eps, min_shift], np.int32)
         return KernelCall(function, (node_of(x), mul.astype(np.int16), add.astype(np.int32), floor), n, str(dtype))
@@ -178,7 +180,7 @@ class Legalizer(Fusion):
         node = group.nodes[0]
         x, multiplier, shift, eps, min_shift, groups, dtype = arguments(node)
         _, tokens, n = self.shapes[node.name]
-        function = _rmsnorm(n, groups, shift, self.vector, dtype, tokens)
+        function = kernel(rmsnorm_kernel.rmsnorm, n, groups, shift, self.vector, dtype=dtype, tokens=tokens)
         mul = np.broadcast_to(self.array(multiplier), (n,)).astype(np.int16)
         floor = np.array([eps, min_shift], np.int32)
         return KernelCall(function, (node_of(x), mul, floor), n, str(dtype))
@@ -187,7 +189,8 @@ class Legalizer(Fusion):
         node = group.nodes[0]
         x, multiplier, bias, shift, groups, eps, min_shift, dtype = arguments(node)
         _, tokens, n = self.shapes[node.name]
-        function = _groupnorm(groupnorm_kernel.Groups(n, groups, tokens, self.vector), shift, dtype)
+        sizes = groupnorm_kernel.Groups(n, groups, tokens, self.vector)
+        function = kernel(groupnorm_kernel.groupnorm, sizes, shift, dtype=dtype)
         mul, add = (np.broadcast_to(self.array(a), (n,)) for a in (multiplier, bias))
         floor = np.array([eps, min_shift], np.int32)
         return KernelCall(function, (node_of(x), mul.astype(np.int16), add.astype(np.int32), floor), n, str(dtype))
@@ -196,7 +199,9 @@ class Legalizer(Fusion):
         x, bias = arguments(group.nodes[0])
         n = self.shapes[group.result.name][2]
         add = np.broadcast_to(self.array(bias), (n,)).astype(np.int32)
-        return KernelCall(_layernorm_published(n, self.vector), (node_of(x), add), n, "int32")
+        return KernelCall(
+            kernel(layernorm_published.layernorm_published, n, self.vector), (node_of(x), add), n, "int32"
+        )
 
     def _gelu_published(self, group: Group) -> KernelCall:
         x, x0, multiplier, pre_shift, shift = arguments(group.nodes[0])
@@ -204,21 +209,22 @@ class Legalizer(Fusion):
         (pre, mul), operands = self.dyadic(pre_shift, multiplier, n)
         epilogue = Epilogue((Requantize(int(shift), pre=pre, mul=mul),), "int8")
         sigmoid = sigmoid_table(int(x0)).numpy()
-        return KernelCall(_gelu_published(n, epilogue, self.vector), (node_of(x), sigmoid, *operands), n, "int8")
+        function = kernel(gelu_published.gelu_published, n, epilogue, self.vector)
+        return KernelCall(function, (node_of(x), sigmoid, *operands), n, "int8")
 
     def _patchify(self, group: Group) -> KernelCall:
         node = group.nodes[0]
         if group.result is not node:
             return self._unfold(group)
         image, height, width = arguments(node)
-        function = _patchify(self.shapes[node_of(image).name][1:], (height, width), self.vector)
+        function = kernel(movement.patchify, self.shapes[node_of(image).name][1:], (height, width), self.vector)
         return KernelCall(function, (node_of(image),), self.shapes[node.name][2], "int8")
 
     def _concat_tokens(self, group: Group) -> KernelCall:
         constant, x = (node_of(a) for a in arguments(group.nodes[0]))
         first = self.array(constant)
         _, tokens, n = self.shapes[x.name]
-        function = _concat_tokens(first.shape[0], tokens, n, self.vector)
+        function = kernel(movement.concat_tokens, first.shape[0], tokens, n, self.vector)
         return KernelCall(function, (first, x), n, "int16")
 
     def _depthwise(self, group: Group) -> KernelCall:
@@ -227,7 +233,7 @@ class Legalizer(Fusion):
         w, geometry, isa = self.array(weight), geometry_of(head), self.vector
         n = w.shape[1]
         stages, operands, dtype = self.stages(group, n)
-        function = _depthwise(n, geometry, Epilogue(tuple(stages), dtype), isa)
+        function = kernel(depthwise_kernel.depthwise, n, geometry, Epilogue(tuple(stages), dtype), isa)
         outside = self.channels(self.fill(fill), n, "int8")
         start = pack.bias(self.array(bias), w.T, isa)
         inputs = (node_of(x), depthwise_kernel.taps(w, geometry, isa), outside, start, *operands)
@@ -239,7 +245,7 @@ class Legalizer(Fusion):
         x, fill, *_ = arguments(node)
         geometry = geometry_of(node)
         channels = self.shapes[node_of(x).name][2]
-        function = _unfold(channels, geometry, self.vector, first is not node)
+        function = kernel(unfold_kernel.unfold, channels, geometry, self.vector, image=first is not node)
         inputs = (node_of(first.args[0]), self.fill(fill, geometry.columns.kernel))
         return KernelCall(function, inputs, geometry.taps * channels, "int8")
 
@@ -248,14 +254,14 @@ class Legalizer(Fusion):
         x, *_ = arguments(node)
         n, dtype = self.shapes[node.name][2], self.dtype(node)
         kind, shift, operands = self.averaging(node)
-        function = _pool(n, geometry_of(node), kind, shift, self.vector, dtype)
+        function = kernel(pool_kernel.pool, n, geometry_of(node), kind, shift, self.vector, dtype=dtype)
         return KernelCall(function, (node_of(x), *operands), n, dtype)
 
     def _select_tokens(self, group: Group) -> KernelCall:
         x, start, stop = arguments(group.nodes[0])
         _, tokens, n = self.shapes[node_of(x).name]
         dtype = self.dtype(node_of(x))
-        function = _select_tokens(start, stop, tokens, n, self.vector, dtype)
+        function = kernel(movement.select_tokens, start, stop, tokens, n, self.vector, dtype=dtype)
         return KernelCall(function, (node_of(x),), n, dtype)
 
     def _rearrange(self, group: Group) -> KernelCall:
@@ -267,7 +273,12 @@ class Legalizer(Fusion):
             rearrange_kernel.Source(*shape, x.op == "get_attr") for shape, x in zip(blocks.shapes, tensors, strict=True)
         )
         run = offsets.run if blocks.chunk == len(sources) == 1 and offsets.is_sum else 1
-        function = _rearrange(sources, *blocks.index.shape, blocks.chunk, self.vector, dtype, offsets.is_sum, run)
+        tokens, count = blocks.index.shape
+        if transpose.side_of_squares(count, run, dtype):
+            function = kernel(transpose.transpose, sources[0], tokens, count, run, dtype=dtype)
+        else:
+            sizes = (sources, tokens, count, blocks.chunk, self.vector)
+            function = kernel(rearrange_kernel.rearrange, *sizes, dtype=dtype, is_sum=offsets.is_sum)
         inputs = [self.array(x) if x.op == "get_attr" else x for x in tensors]
         operands = (*inputs, offsets.rows, offsets.columns)
         return KernelCall(function, operands, self.shapes[node.name][2], dtype)
@@ -278,7 +289,7 @@ class Legalizer(Fusion):
         n = right // groups
         stages, operands, dtype = self.stages(group, n)
         sizes = row_products_kernel.Groups(groups, left // groups, n, depth, self.isa)
-        function = _row_products(sizes, Epilogue(tuple(stages), dtype))
+        function = kernel(row_products_kernel.row_products, sizes, Epilogue(tuple(stages), dtype))
         return KernelCall(function, (node_of(a), node_of(b), *operands), n, dtype, sizes.multiply_adds)
 
     def _softmax(self, group: Group) -> KernelCall:
@@ -286,111 +297,14 @@ class Legalizer(Fusion):
         n = self.shapes[group.result.name][2]
         stages, operands, dtype = self.stages(group, n)
         epilogue = Epilogue(tuple(stages), dtype)
-        function = _softmax(n, int(shift), int(bits), epilogue, self.vector, dtype=self.dtype(node_of(x)))
+        function = kernel(
+            softmax_kernel.softmax, n, int(shift), int(bits), epilogue, self.vector, dtype=self.dtype(node_of(x))
+        )
         pre, mul = self.array(pre_shift).astype(np.int8), self.array(multiplier).astype(np.int16)
         return KernelCall(function, (node_of(x), pre, mul, *operands), n, dtype)
 
 
-# Equal kernels are one function: blocks share them, and compile once.
-
-
 @cache
-def _product(k: int, n: int, epilogue: Epilogue, isa: Isa, tokens: int, cut: Cut) -> tirx.PrimFunc:
-    return product.product(k, n, epilogue, isa, tokens=tokens, cut=cut)
-
-
-@cache
-def _elementwise(n: int, epilogue: Epilogue, isa: Isa, dtype: str, tokens: int) -> tirx.PrimFunc:
-    return elementwise.elementwise(n, epilogue, isa, dtype=dtype, tokens=tokens)
-
-
-@cache
-def _attention(sizes: attention_kernel.Heads, score_shift: int, bits: int, epilogue: Epilogue) -> tirx.PrimFunc:
-    return attention_kernel.attention(sizes, score_shift, bits, epilogue)
-
-
-@cache
-def _biased_attention(
-    sizes: attention_kernel.Heads, score_shift: int, bits: int, epilogue: Epilogue, bias: ScoreBias
-) -> tirx.PrimFunc:
-    return biased_attention.biased_attention(sizes, score_shift, bits, epilogue, bias)
-
-
-@cache
-def _layernorm(n: int, shift: Any, isa: Isa, dtype: Any, tokens: int) -> tirx.PrimFunc:
-    return layernorm_kernel.layernorm(n, shift, isa, dtype=dtype, tokens=tokens)
-
-
-@cache
-def _rmsnorm(n: int, groups: Any, shift: Any, isa: Isa, dtype: Any, tokens: int) -> tirx.PrimFunc:
-    return rmsnorm_kernel.rmsnorm(n, groups, shift, isa, dtype=dtype, tokens=tokens)
-
-
-@cache
-def _groupnorm(sizes: groupnorm_kernel.Groups, shift: Any, dtype: Any) -> tirx.PrimFunc:
-    return groupnorm_kernel.groupnorm(sizes, shift, dtype=dtype)
-
-
-@cache
-def _attention_published(sizes: attention_kernel.Heads, score_shift: int, x0: int, epilogue: Epilogue) -> tirx.PrimFunc:
-    return attention_published.attention_published(sizes, score_shift, x0, epilogue)
-
-
-@cache
-def _layernorm_published(n: int, isa: Isa) -> tirx.PrimFunc:
-    return layernorm_published.layernorm_published(n, isa)
-
-
-@cache
-def _gelu_published(n: int, epilogue: Epilogue, isa: Isa) -> tirx.PrimFunc:
-    return gelu_published.gelu_published(n, epilogue, isa)
-
-
-@cache
-def _patchify(image: Any, patch: Any, isa: Isa) -> tirx.PrimFunc:
-    return movement.patchify(image, patch, isa)
-
-
-@cache
-def _concat_tokens(first: int, tokens: int, n: int, isa: Isa) -> tirx.PrimFunc:
-    return movement.concat_tokens(first, tokens, n, isa)
-
-
-@cache
-def _select_tokens(start: Any, stop: Any, tokens: int, n: int, isa: Isa, dtype: Any) -> tirx.PrimFunc:
-    return movement.select_tokens(start, stop, tokens, n, isa, dtype=dtype)
-
-
-@cache
-def _rearrange(
-    sources: tuple[rearrange_kernel.Source, ...],
-    tokens: int,
-    blocks: int,
-    chunk: int,
-    isa: Isa,
-    dtype: str,
-    is_sum: bool,
-    run: int,
-) -> tirx.PrimFunc:
-    if transpose.side_of_squares(blocks, run, dtype):
-        return transpose.transpose(sources[0], tokens, blocks, run, dtype=dtype)
-    return rearrange_kernel.rearrange(sources, tokens, blocks, chunk, isa, dtype=dtype, is_sum=is_sum)
-
-
-@cache
-def _depthwise(n: int, geometry: Geometry, epilogue: Epilogue, isa: Isa) -> tirx.PrimFunc:
-    return depthwise_kernel.depthwise(n, geometry, epilogue, isa)
-
-
-@cache
-def _unfold(channels: int, geometry: Geometry, isa: Isa, image: bool) -> tirx.PrimFunc:
-    return unfold_kernel.unfold(channels, geometry, isa, image=image)
-
-
-@cache
-def _pool(n: int, geometry: Geometry, kind: str, shift: int, isa: Isa, dtype: str) -> tirx.PrimFunc:
-    return pool_kernel.pool(n, geometry, kind, shift, isa, dtype=dtype)
-
-
-_row_products = cache(row_products_kernel.row_products)
-_softmax = cache(softmax_kernel.softmax)
+def kernel(build: Callable[..., tirx.PrimFunc], *sizes: Any, **more: Any) -> tirx.PrimFunc:
+    """What `build` makes; equal kernels are one function: blocks share them, and compile once."""
+    return build(*sizes, **more)

@@ -29,6 +29,10 @@ class Observer(Protocol):
     def deviation(self) -> Tensor:
         """Standard deviation of each channel, float64 `[C]`."""
 
+    @property
+    def count(self) -> int:
+        """Values of each channel that were seen."""
+
     def update(self, x: Tensor) -> None:
         """Takes in a float32 tensor `[..., C]`."""
 

@@ -2,6 +2,7 @@
 
     quantize(dequantize(q, g), g)      ->  q
     quantize(dequantize(q, g1), g2)    ->  intvit::requantize(q)      ratio s1 / s2, zero point (o1 - o2) / s2
+                                           by 16 bits without offset where that differs between channels
     output(dequantize(q, g))           ->  output(q)                  requantized to one scale where g has many
 
 A `quantize` of a float operation's result is left alone, with the reason; `lower` then refuses the graph.
@@ -20,6 +21,9 @@ from intvit.grid import LIMITS, Grid, Role, dyadic_for
 from intvit.nodes import arguments, outputs
 from intvit.passes.base import Pass, Result, Skip
 from intvit.passes.lowering import Lowering
+
+MIDDLE_BITS = 6
+"""Fraction of an int8 step in the 16 bits between two grids with offsets."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,17 @@ class FoldBoundaries(Pass):
         if [_name(a) for a in own] == [_name(a) for a in arguments(target)[1:]]:
             return integers  # type: ignore[no-any-return]
         before, after = grid_of(graph, source), grid_of(graph, target)
-        ratio = (before.scale / after.scale).expand(max(before.scale.numel(), after.scale.numel()))
-        zero_points = {int(z) for z in torch.round((before.offset - after.offset) / after.scale)}
-        if len(zero_points) != 1:
+        if len(zero_points(before, after)) > 1:
+            middle = Grid(before.scale / 2**MIDDLE_BITS, torch.zeros_like(before.scale), "int16")
+            integers, before = self._requantized(graph, integers, before, middle, target), middle
+        return self._requantized(graph, integers, before, after, target)
+
+    def _requantized(self, graph: Lowering, integers: fx.Node, before: Grid, after: Grid, target: fx.Node) -> fx.Node:
+        found = zero_points(before, after)
+        if len(found) != 1:
             raise VerifyError(f"{target.name}: a requantization needs one zero point for all channels")
-        (zero_point,) = zero_points
+        (zero_point,) = found
+        ratio = (before.scale / after.scale).expand(max(before.scale.numel(), after.scale.numel()))
         span = LIMITS[after.dtype][1] + 1 + abs(zero_point)
         number = dyadic_for(ratio, min(span, 1 << 20))
         fields = (number.multiplier, number.pre_shift, number.shift, zero_point, after.dtype)
@@ -80,6 +90,11 @@ class FoldBoundaries(Pass):
             args.append(value)
         output.args = (tuple(args),)
         graph.output_scales = tuple(scales) or graph.output_scales
+
+
+def zero_points(before: Grid, after: Grid) -> set[int]:
+    """What is added to integers that move from one grid to another, over all channels."""
+    return {int(z) for z in torch.round((before.offset - after.offset) / after.scale)}
 
 
 def grid_of(graph: Lowering, node: fx.Node) -> Grid:

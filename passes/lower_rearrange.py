@@ -38,4 +38,4 @@ class LowerRearrange(LoweringPass):
             own = classes.of_source(i, grid)
             constant = graph.is_constant(source)
             operands.append(graph.constant(own.quantize(graph.value(source))) if constant else graph.read(source, own))
-        return graph.write(graph.emit(rearrange, operands, index, chunk), grid)
+        return graph.write(graph.emit(rearrange, operands, table, chunk), grid)

@@ -63,15 +63,25 @@ class Grouping:
         index[self.place.flatten()] = blocks.flatten(0, 2)
         return result.moved(index)
 
-    def by_head(self, factor: float | Tensor) -> float | tuple[float, ...]:
-        """The factor of each head, from that of each matrix."""
+    def has_factors_by_head(self, factor: float | Tensor) -> bool:
+        """Whether the factor of a matrix is that of its head, in all windows."""
+        return not isinstance(factor, Tensor) or constant_along(factor[self.place], 0, 1)
+
+    def by_head(self, factor: float | Tensor) -> float | tuple[float, ...] | None:
+        """The factor of each head, from that of each matrix; None where it differs between windows."""
         if not isinstance(factor, Tensor):
             return factor
         heads = factor[self.place]
         if not constant_along(heads, 0, 1):
-            raise NotCanonical("attention scores with a factor that differs between windows")
+            return None
         first = heads[0, 0]
         return float(first[0]) if constant_along(first, 0) else tuple(float(f) for f in first)
+
+
+def times_matrix(x: View, factor: float | Tensor) -> View:
+    """Matrices `[N, T, D]`, each with a factor of its own."""
+    own = torch.as_tensor(x.factor) * torch.as_tensor(factor).reshape(-1, 1, 1)
+    return replace(x, factor=own.expand(x.index.shape))
 
 
 def _tokens(x: View, numbers: Tensor) -> Tensor:
@@ -83,15 +93,25 @@ def _tokens(x: View, numbers: Tensor) -> Tensor:
 def attention(b: Builder, probabilities: Probabilities, v: View) -> View:
     """Queries, keys and values cut to token tensors with head-major channels, then one `attention`."""
     scores = probabilities.scores
-    values = v.move(scores.by_matrix)
+    values = v.move(lambda t: scores.by_matrix(t.expand(*scores.order.shape, *t.shape[-2:])))
     grouping = Grouping.of(scores)
-    q, k, values = (grouping.cut(b, x) for x in (scores.q, scores.k, values))
-    factor = grouping.by_head(scores.factor)
+    if not grouping.has_factors_by_head(scores.factor):
+        scores = _with_factor_in_queries(scores)
+    factor, queries = grouping.by_head(scores.factor), scores.q
+    if factor is None:
+        factor, queries = 1.0, times_matrix(queries, scores.factor)
+    q, k, values = (grouping.cut(b, x) for x in (queries, scores.k, values))
     args = (q.base, k.base, values.base, grouping.heads, factor)
     if grouping.windows > 1 or scores.bias is not None:
         args = (*args, grouping.windows, *_bias(b, scores, grouping))  # type: ignore[assignment]
     result = b.emit(floatops.attention, args, q.tokens, values.channels)
     return grouping.spread(result).move(lambda t: t[scores.order])
+
+
+def _with_factor_in_queries(scores: Scores) -> Scores:
+    """The factor of each matrix at its queries, where windows differ in it."""
+    q, factor = scores.q, torch.as_tensor(scores.factor)
+    return replace(scores, q=replace(q, factor=(q.factor * factor[:, None, None]).expand(q.index.shape)), factor=1.0)
 
 
 def _bias(b: Builder, scores: Scores, grouping: Grouping) -> tuple[object, ...]:
