@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results"), metavar="DIR")
     parser.add_argument("--continue", dest="go_on", action="store_true", help="leave out models that passed before")
     parser.add_argument("--timeout", type=float, default=1200, metavar="SECONDS", help="for a model")
+    parser.add_argument("--plain", action="store_true", help="leave constants as the library made them")
     parser.add_argument("--rounds", type=int, default=7, help="of the latency; 0 leaves it out")
     parser.add_argument("--readme", type=Path, metavar="FILE", help=f"puts the table behind {family_table.MARKER}")
     parser.add_argument("--table", action="store_true", help="make the tables again, and measure nothing")
@@ -47,7 +48,7 @@ def main() -> None:
     for name in [] if options.table else options.models:
         if options.go_on and name in passed:
             continue
-        finding = examined(entry_of(name), options.rounds, options.timeout)
+        finding = examined(entry_of(name), options.rounds, options.timeout, options.plain)
         found = [*(other for other in found if other["model"] != name), finding]
         path.write_text(json.dumps(found, indent=1) + "\n")
         print(outcome(finding), flush=True)
@@ -62,7 +63,7 @@ def main() -> None:
         sys.exit(f"not everything holds for {len(failed)} of {len(found)}: {', '.join(failed)}")
 
 
-def examined(entry: Entry, rounds: int, timeout: float) -> Found:
+def examined(entry: Entry, rounds: int, timeout: float, plain: bool = False) -> Found:
     """What `one_family.py` finds in a process of its own; what it had found where that process fails."""
     print(f"{entry.name} ...", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="intvit-") as folder:
@@ -70,6 +71,7 @@ def examined(entry: Entry, rounds: int, timeout: float) -> Found:
         script = str(Path(__file__).with_name("one_family.py"))
         command = [sys.executable, script, entry.name, "--options", json.dumps(entry.options), "--out", str(out)]
         command += ["--rounds", str(rounds), *(["--size", str(entry.size)] if entry.size else [])]
+        command += ["--plain"] if plain else []
         try:
             done = subprocess.run(command, timeout=timeout, stderr=subprocess.PIPE, text=True)
             said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
@@ -80,7 +82,7 @@ def examined(entry: Entry, rounds: int, timeout: float) -> Found:
     if reason is not None:
         step = next(reversed(finding["reasons"]), "build")
         finding = {**finding, "passed": False, "reasons": {**finding["reasons"], step: reason}}
-    return {**finding, "family": entry.family, "options": entry.options, "machine": describe()}
+    return {**finding, "family": entry.family, "options": entry.options, "plain": plain, "machine": describe()}
 
 
 def outcome(finding: Found) -> str:

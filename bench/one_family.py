@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("model", help="timm:NAME, torchvision:NAME, transformers:CLASS or package.module:function")
     parser.add_argument("--options", type=json.loads, default={}, metavar="JSON", help="for its constructor")
     parser.add_argument("--size", type=int, help="of its images, where the library does not tell")
+    parser.add_argument("--plain", action="store_true", help="leave constants as the library made them")
     parser.add_argument("--rounds", type=int, default=7, help="of the latency; 0 leaves it out")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     options = parser.parse_args()
@@ -29,7 +30,8 @@ def main() -> None:
 
     turns = Turns(rounds=options.rounds, limit=120) if options.rounds else None
     with tempfile.TemporaryDirectory(prefix="intvit-") as folder:
-        write(examine(subject(options.model, options.options, options.size), Path(folder), turns, write))
+        made = subject(options.model, options.options, options.size, options.plain)
+        write(examine(made, Path(folder), turns, write))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,18 @@ _TOWER = {**_PLAIN, "num_classes": 0}
 _DINOV2 = {**_TOWER, "img_size": 56}
 _STAGES = {"depths": (1, 1, 1, 1), "embed_dims": (16, 32, 48, 64), "num_classes": 10}
 _SWIN = {"img_size": 48, "depths": (2, 2), "num_heads": (2, 4), "embed_dim": 32, "window_size": 4, "num_classes": 10}
-_MAXVIT = {"img_size": 64, "depths": (1, 1), "embed_dim": (16, 32), "stem_width": 16, "num_classes": 10}
+_MAXVIT = {"img_size": 64, "depths": (1, 1), "embed_dim": (32, 64), "stem_width": 16, "num_classes": 10}
+_TV_VIT = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 3, "hidden_dim": 48, "mlp_dim": 96}
+_TV_SWIN = {"patch_size": [4, 4], "embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": [4, 4]}
+_TV_MAXVIT = {
+    "input_size": (64, 64),
+    "stem_channels": 16,
+    "partition_size": 4,
+    "block_channels": [16, 32],
+    "block_layers": [1, 1],
+    "head_dim": 16,
+    "stochastic_depth_prob": 0.0,
+}
 _VISION = {
     "image_size": 32,
     "patch_size": 8,
@@ -40,25 +51,23 @@ SMALL: dict[str, tuple[dict[str, Any], int | None]] = {
     "timm:maxvit_nano_rw_256": (_MAXVIT, 64),
     "timm:coatnet_nano_rw_224": ({**_MAXVIT, "depths": (1, 1, 1, 1), "embed_dim": (16, 32, 64, 64)}, 64),
     "timm:pvt_v2_b0": ({**_STAGES, "num_heads": (1, 2, 3, 4)}, 64),
-    "timm:mobilevit_xxs": ({"num_classes": 10}, 64),
-    "timm:mobilevitv2_050": ({"num_classes": 10}, 64),
+    "timm:mobilevit_xxs": ({"num_classes": 10}, 128),
+    "timm:mobilevitv2_050": ({"num_classes": 10}, 128),
     "timm:efficientformer_l1": ({**_STAGES, "num_vit": 1}, 224),
     "timm:efficientformerv2_s0": ({**_STAGES, "num_vit": 1, "mlp_ratios": (2, 2, 2, 2), "img_size": 64}, 64),
     "timm:tiny_vit_5m_224": ({**_STAGES, "num_heads": (1, 2, 3, 4), "window_sizes": (4, 4, 4, 4)}, 64),
-    "timm:levit_128s": ({"img_size": 96, "embed_dim": (32, 48, 64), "depth": (1, 1, 1), "num_classes": 10}, 96),
+    "timm:levit_128s": ({"embed_dim": (32, 48, 64), "depth": (1, 1, 1), "num_classes": 10}, 224),
     "timm:efficientvit_m0": ({"embed_dim": (64, 64, 64), "depth": (1, 1, 1), "num_classes": 10}, 224),
     "timm:efficientvit_b0": ({"num_classes": 10, "depths": (1, 1, 1, 1, 1), "head_widths": (64, 64)}, 64),
     "timm:xcit_nano_12_p16_224": ({**_PLAIN, "cls_attn_layers": 1, "num_heads": 4}, 48),
     "timm:twins_svt_small": ({**_STAGES, "img_size": 64, "num_heads": (1, 2, 3, 4)}, 64),
     "timm:convnext_atto": ({"depths": (1, 1, 1, 1), "dims": (16, 32, 48, 64), "num_classes": 10}, 64),
-    "timm:poolformer_s12": ({"depths": (1, 1, 1, 1), "dims": (16, 32, 48, 64), "num_classes": 10}, 64),
-    "timm:fastvit_t8": ({"layers": (1, 1, 1, 1), "embed_dims": (16, 32, 48, 64), "num_classes": 10}, 64),
+    "timm:fastvit_t8": ({"layers": (1, 1, 1, 1), "embed_dims": (16, 32, 64, 128), "num_classes": 10}, 64),
     "timm:edgenext_xx_small": ({"depths": (1, 2, 2, 2), "num_classes": 10}, 64),
     "timm:hiera_tiny_224": ({"img_size": (64, 64), "stages": (1, 1, 1, 1), "embed_dim": 16, "num_classes": 10}, 64),
-    "torchvision:vit_b_16": (
-        {"image_size": 32, "num_layers": 2, "num_heads": 3, "hidden_dim": 48, "mlp_dim": 96, "num_classes": 10},
-        32,
-    ),
+    "torchvision.models:VisionTransformer": (_TV_VIT, 32),
+    "torchvision.models.swin_transformer:SwinTransformer": (_TV_SWIN, 48),
+    "torchvision.models.maxvit:MaxVit": (_TV_MAXVIT, 64),
     "transformers:ViTForImageClassification": (_VISION, None),
     "transformers:DeiTForImageClassificationWithTeacher": (_VISION, None),
     "transformers:SwinForImageClassification": (_HF_SWIN, None),
@@ -74,8 +83,12 @@ SMALL: dict[str, tuple[dict[str, Any], int | None]] = {
         None,
     ),
     "transformers:MobileViTForImageClassification": ({"image_size": 64, "hidden_sizes": [48, 48, 64]}, None),
+    "transformers:PoolFormerForImageClassification": (
+        {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]},
+        64,
+    ),
     "transformers:LevitForImageClassification": (
-        {"image_size": 96, "hidden_sizes": [32, 48, 64], "depths": [1, 1, 1]},
+        {"hidden_sizes": [32, 48, 64], "depths": [1, 1, 1]},
         None,
     ),
 }

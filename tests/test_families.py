@@ -4,7 +4,6 @@ from pathlib import Path
 
 import families
 import pytest
-import torch
 
 from intvit.bench.matrix import LEAST_SQNR, PROOFS, examine
 from intvit.bench.subjects import subject

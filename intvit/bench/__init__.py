@@ -11,5 +11,7 @@
 | `torch_peers.py`    | torch eager and `torch.compile`, float32 and bfloat16                         |
 | `onnx_peers.py`     | ONNX Runtime, float32 and int8 QDQ                                            |
 | `openvino_peers.py` | OpenVINO float32, bfloat16 and int8 (NNCF)                                    |
+| `subjects.py`       | float models by name, with random weights that all take part                |
+| `matrix.py`         | what can be shown of a float model: every proof, how near, how fast         |
 | `packages.py`       | imports of optional packages, and the line that says how to install them      |
 """

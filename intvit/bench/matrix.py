@@ -197,7 +197,8 @@ class _Steps:
         """Against float, on other images than those of calibration; of the module, which equals the reference."""
         model = self.module or self.reference
         assert model is not None
-        tally, signal, noise = Tally(), 0.0, 0.0
+        tally = Tally()
+        signal = noise = np.zeros(len(model.metadata.output_shapes))
         for pixels in np.split(self.subject.pixels(OTHERS, SEEDS["others"]), OTHERS // 2):
             exact = self._float(pixels)
             found = model(pixels)
