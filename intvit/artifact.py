@@ -29,11 +29,16 @@ FORMAT = "1"
 
 def save(graph: IntGraph, metadata: Metadata, path: Path) -> None:
     """Writes `path`, whole or not at all."""
-    tensors = dict(graph.module.named_buffers())
+    tensors = {name: _alone(tensor) for name, tensor in graph.module.named_buffers()}
     header = _header(graph.module.graph, metadata)
     header["digest"] = digest(header, tensors)
     with write_atomically(path) as temporary:
         save_file(tensors, temporary, metadata=header)
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor without what it may be a part of: a file holds each tensor's memory once."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def load(path: Path) -> tuple[IntGraph, Metadata]:

@@ -16,12 +16,20 @@ from intvit.input_grid import InputGrid
 
 
 def copy_of(module: fx.GraphModule) -> fx.GraphModule:
-    """A copy of the graph, with the same names, over the same constants; those that no node uses are left out."""
+    """A copy of the graph, with the same names, over the same constants; those that no node uses are left out.
+
+    A constant that has several names keeps the first.
+    """
     root = torch.nn.Module()
+    names: dict[int, str] = {}
     for name in sorted({str(node.target) for node in module.graph.find_nodes(op="get_attr")}):
-        root.register_buffer(name, module.get_buffer(name))
+        constant = module.get_buffer(name)
+        if names.setdefault(id(constant), name) == name:
+            root.register_buffer(name, constant)
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
+    for node in graph.find_nodes(op="get_attr"):
+        node.target = names[id(module.get_buffer(str(node.target)))]
     return fx.GraphModule(root, graph)
 
 

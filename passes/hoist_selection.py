@@ -72,7 +72,7 @@ def _rearranged(module: fx.GraphModule, source: fx.Node, select: fx.Node) -> boo
     operands, index, chunk = arguments(source)
     _, start, stop = arguments(select)
     name = f"{index.target}_{start}_{stop}"
-    module.register_buffer(name, module.get_buffer(index.target)[start:stop].contiguous())
+    module.register_buffer(name, module.get_buffer(index.target)[start:stop].clone())
     with module.graph.inserting_before(source):
         source.args = (operands, module.graph.get_attr(name), chunk)
     source.meta["shape"] = (stop - start, source.meta["shape"][1])
