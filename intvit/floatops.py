@@ -104,6 +104,11 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
     return a * b
 
 
+def divide(a: Tensor, b: Tensor) -> Tensor:
+    """Quotient by elements; each column of `b` `[B, T, G]` divides a block of `C / G` neighbouring channels of `a`."""
+    return a / b.repeat_interleave(a.shape[-1] // b.shape[-1], -1)
+
+
 def product(a: Tensor, b: Tensor, groups: int) -> Tensor:
     """`a bᵀ` of two tensors, in groups of consecutive tokens: a `[B, G·M, K]`, b `[B, G·N, K]` to `[B, G·M, N]`."""
     left, right = (x.reshape(x.shape[0], groups, x.shape[1] // groups, x.shape[2]) for x in (a, b))
@@ -179,6 +184,7 @@ OPERATIONS = (
     rearrange,
     pointwise,
     multiply,
+    divide,
     product,
     softmax,
     unfold,

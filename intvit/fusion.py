@@ -121,6 +121,12 @@ class Fusion(ABC):
         stage = Multiply(int(shift), *LIMITS[str(dtype)], pre, mul, per, 0 if per == "row" else tokens)
         return stage, [*operands, factor], str(dtype)
 
+    def quotient(self, divide: fx.Node, n: int) -> tuple[int | None, Stage, Operands, str]:
+        """The first shift of a `divide`, the rest of its requantization as a stage, the operands of both, its type."""
+        _, _, multiplier, pre_shift, shift, dtype = arguments(divide)
+        (pre, mul), operands = self.dyadic(pre_shift, multiplier, n)
+        return pre, Requantize(int(shift), *LIMITS[str(dtype)], 0, mul), operands, str(dtype)
+
     def _add_stage(self, node: fx.Node, own: fx.Node, n: int) -> tuple[Stage, Operands, str]:
         *dyadics, shift = arguments(node)
         first, second = dyadics[:3], dyadics[3:]

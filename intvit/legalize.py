@@ -27,6 +27,7 @@ from intvit.kernels import (
     transpose,
 )
 from intvit.kernels import depthwise as depthwise_kernel
+from intvit.kernels import divide as divide_kernel
 from intvit.kernels import groupnorm as groupnorm_kernel
 from intvit.kernels import layernorm as layernorm_kernel
 from intvit.kernels import pool as pool_kernel
@@ -120,6 +121,14 @@ class Legalizer(Fusion):
         return KernelCall(function, (x, *operands), n, dtype)
 
     _requantize = _add = _gelu = _activation = _multiply = _elementwise
+
+    def _divide(self, group: Group) -> KernelCall:
+        node = group.nodes[0]
+        a, b = (node_of(x) for x in node.args[:2])
+        _, tokens, n = self.shapes[node.name]
+        pre, stage, operands, dtype = self.quotient(node, n)
+        sizes = (n, self.shapes[b.name][2], pre, Epilogue((stage,), dtype), self.vector)
+        return KernelCall(kernel(divide_kernel.divide, *sizes, tokens=tokens), (a, b, *operands), n, dtype)
 
     def _attention(self, group: Group) -> KernelCall:
         return self._attention_by(attention_kernel.attention, group)

@@ -18,6 +18,7 @@ READS: Mapping[Callable[..., Tensor], tuple[Role, ...]] = {
     floatops.concat_tokens: (Role.WIDE, Role.WIDE),
     floatops.pointwise: (Role.WIDE,),
     floatops.multiply: (Role.WIDE, Role.WIDE),
+    floatops.divide: (Role.WIDE, Role.WIDE),
     floatops.product: (Role.MATRIX, Role.MATRIX),
     floatops.softmax: (Role.WIDE,),
     floatops.unfold: (Role.PRODUCT,),
@@ -33,6 +34,7 @@ DIRECT: Mapping[Callable[..., Tensor], set[Role]] = {
     floatops.group_norm: {Role.PRODUCT},
     floatops.rms_norm: PER_CHANNEL,
     floatops.multiply: PER_CHANNEL,
+    floatops.divide: PER_CHANNEL,
     floatops.pointwise: ONE_SCALE,
     floatops.rearrange: {*PER_CHANNEL, Role.FIXED},
 }

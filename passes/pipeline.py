@@ -18,6 +18,7 @@ from intvit.passes.fold_boundaries import FoldBoundaries
 from intvit.passes.lower_activation import LowerActivation
 from intvit.passes.lower_attention import LowerAttention
 from intvit.passes.lower_depthwise import LowerDepthwise
+from intvit.passes.lower_divide import LowerDivide
 from intvit.passes.lower_gelu import LowerGelu
 from intvit.passes.lower_groupnorm import LowerGroupNorm
 from intvit.passes.lower_layernorm import LowerLayerNorm
@@ -53,6 +54,7 @@ PASSES: tuple[Pass, ...] = (
     LowerGelu(),
     LowerActivation(),
     LowerMultiply(),
+    LowerDivide(),
     LowerResidual(),
     LowerProduct(),
     LowerSoftmax(),

@@ -32,6 +32,8 @@ _importable("gated", "gated.py")
 _importable("normalized", "normalized.py")
 _importable("mixed", "mixed.py")
 _importable("biased", "biased.py")
+_importable("spelled", "spelled.py")
+_importable("families", "families.py")
 _importable("emulation", "emulation/__init__.py")
 
 

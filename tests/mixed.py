@@ -34,8 +34,16 @@ def softmax(sketch: Sketch, x: fx.Node, scale: float) -> fx.Node:
     return sketch.call(floatops.softmax, x, scale, shape=x.meta["shape"])
 
 
+def quotient(sketch: Sketch, x: fx.Node) -> fx.Node:
+    """Of two linears, four channels by each of what is positive."""
+    tokens, channels = x.meta["shape"]
+    logarithm = sketch.linear(x, channels // 4)
+    divisor = sketch.call(floatops.pointwise, logarithm, (("exp", "x"),), shape=(tokens, channels // 4))
+    return sketch.call(floatops.divide, sketch.linear(x), divisor, shape=(tokens, channels))
+
+
 def network(sketch: Sketch) -> fx.Node:
-    """Attention whose weights are read as sums, attention over channels in groups of tokens, a gate of one channel."""
+    """Attention whose weights are read as sums, attention over channels in groups of tokens, a quotient, a gate."""
     image = sketch.pixels.args[0]
     x = sketch.linear(sketch.call(floatops.patchify, image, 4, 4, shape=(TOKENS, 48)))
     normal = sketch.norm(x)
@@ -47,6 +55,7 @@ def network(sketch: Sketch) -> fx.Node:
     k = softmax(sketch, turned(sketch, k, GROUPS), 1.0)
     context = product(sketch, turned(sketch, v, GROUPS), k, GROUPS)
     x = sketch.add(product(sketch, q, context, GROUPS), x)
+    x = sketch.add(x, sketch.linear(quotient(sketch, sketch.norm(x))))
     x = sketch.add(x, sketch.linear(softmax(sketch, sketch.linear(sketch.norm(x), 5), 2.0)))
     return sketch.linear(sketch.norm(sketch.call(floatops.select_tokens, x, 5, 7, shape=(2, WIDTH))), 10)
 

@@ -19,6 +19,7 @@ from intvit.fusion import Constant, Fusion, Group, geometry_of, name_of, node_of
 from intvit.geometry import Geometry
 from intvit.kernels.cuda import attention as attention_kernel
 from intvit.kernels.cuda import biased_attention, elementwise, movement, product
+from intvit.kernels.cuda import divide as divide_kernel
 from intvit.kernels.cuda import groupnorm as groupnorm_kernel
 from intvit.kernels.cuda import layernorm as layernorm_kernel
 from intvit.kernels.cuda import rearrange as rearrange_kernel
@@ -127,6 +128,15 @@ class DeviceLegalizer(Fusion):
         return DeviceCall((kernel,), (x, *operands), self._rows(node), stride, dtype)
 
     _requantize = _add = _gelu = _activation = _multiply = _elementwise
+
+    def _divide(self, group: Group) -> DeviceCall:
+        node = group.nodes[0]
+        a, b = (node_of(x) for x in node.args[:2])
+        n, stride = self.shapes[node.name][2], self.width(node)
+        pre, stage, operands, dtype = self.quotient(node, n)
+        sizes = (n, self.shapes[b.name][2], (self.width(a), self.width(b)), stride, pre)
+        kernel = _divide(*sizes, Epilogue((stage,), dtype))
+        return DeviceCall((kernel,), (a, b, *operands), self._rows(node), stride, dtype)
 
     def _attention(self, group: Group) -> DeviceCall:
         node = AttentionNode.of(group.nodes[0])
@@ -370,5 +380,6 @@ def _pool(n: int, geometry: Geometry, kind: str, shift: int, width: int, stride:
     return windows_kernel.pool(n, geometry, kind, shift, width, stride, dtype)
 
 
+_divide = cache(divide_kernel.divide)
 _row_products = cache(row_products_kernel.row_products)
 _softmax = cache(softmax_kernel.softmax)

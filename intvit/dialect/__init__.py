@@ -14,6 +14,7 @@ Importing this package registers the operations with `torch.library`.
 | `gelu.py`        | `gelu`: ShiftGELU                                      |
 | `activation.py`  | `activation`: a function of one number, from a table   |
 | `multiply.py`    | `multiply`: product by elements                        |
+| `divide.py`      | `divide`: quotient of two computed tensors             |
 | `layernorm.py`   | `layernorm`: integer LayerNorm                         |
 | `rmsnorm.py`     | `rmsnorm`: blocks of channels by their root mean square |
 | `groupnorm.py`   | `groupnorm`: over the tokens and a block of channels   |
@@ -29,6 +30,7 @@ from intvit.dialect import (
     activation,
     attention,
     biased_attention,
+    divide,
     gelu,
     groupnorm,
     layernorm,
@@ -52,6 +54,7 @@ __all__ = [
     "activation",
     "attention",
     "biased_attention",
+    "divide",
     "gelu",
     "groupnorm",
     "layernorm",

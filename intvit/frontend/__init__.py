@@ -6,6 +6,7 @@
 | `canonicalize.py` | the walk over the exported program                                       |
 | `trail.py`        | what the walk made of each operation                                     |
 | `rules.py`        | one rule per ATen operation that computes                                |
+| `aliases.py`      | operations in place: which tensors share their memory                    |
 | `builder.py`      | emits canonical operations, cuts views to nodes                          |
 | `values.py`       | what a tensor is known to be: a view of a token tensor, scores, a constant |
 """

@@ -197,9 +197,7 @@ class Builder:
 
     def cut(self, x: View) -> View:
         """The canonical node that holds just the elements of `x`, in its order: `[B, tokens, last]`."""
-        if x.base.op == "placeholder":
-            x = self.of_pixels(x)
-        flat = x.move(lambda t: t.reshape(PROBE, -1, t.shape[-1] if t.ndim > 1 else 1))
+        flat = self.of_pixels(x).move(lambda t: t.reshape(PROBE, -1, t.shape[-1] if t.ndim > 1 else 1))
         local = in_one_image(flat)
         if not isinstance(flat.factor, Tensor):
             return self.unscaled(self._arranged(flat, local))
@@ -213,7 +211,9 @@ class Builder:
         return self.emit(floatops.multiply, (base.base, self.constant(factor)), base.tokens, base.channels)
 
     def of_pixels(self, x: View) -> View:
-        """A view of the image `[C, H·W]` as one of its pixels `[H·W, C]`."""
+        """A view of the image `[C, H·W]` as one of its pixels `[H·W, C]`; any other as it is."""
+        if x.base.op != "placeholder":
+            return x
         channels, count = x.shape
         base = self.once((x.base, "pixels"), lambda: self.emit(floatops.patchify, (x.base, 1, 1), count, channels))
         channel, pixel = x.index // count % channels, x.index % count

@@ -22,17 +22,30 @@ from torch.export.graph_signature import InputKind
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from intvit.errors import IntvitError, UnsupportedOp
+from intvit.frontend.aliases import read_later
 from intvit.frontend.builder import Builder
 from intvit.frontend.materialize import as_view
 from intvit.frontend.rules import RULES
 from intvit.frontend.rules.movement import AS_NUMBERS, MOVEMENT, move
 from intvit.frontend.trail import Trail, Visit, steps_of
-from intvit.frontend.values import PROBE, Constant, Norm, NotCanonical, Unknown, Value, View, shape_of, whole
+from intvit.frontend.values import (
+    PROBE,
+    Constant,
+    Mapped,
+    Norm,
+    NotCanonical,
+    Refused,
+    Unknown,
+    Value,
+    View,
+    shape_of,
+    whole,
+)
 from intvit.nodes import arguments
 from intvit.stages import FloatGraph
 
 IDENTITY = {"dropout", "dropout_", "to", "_to_copy", "detach", "detach_", "alias", "lift_fresh_copy", "clone",
-            "contiguous", "feature_dropout", "_dropout", "identity"}  # fmt: skip
+            "contiguous", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "identity"}  # fmt: skip
 WRAPPED = {"wrap_with_set_grad_enabled", "wrap_with_autocast"}
 """Parts of a model under `torch.no_grad()` or `torch.autocast()`: graphs of their own in the exported program."""
 LIKE = {"new_zeros", "zeros_like", "new_ones", "ones_like", "new_full", "full_like", "new_empty", "empty_like"}
@@ -144,6 +157,8 @@ class _Walk:
     def _keep(self, visit: Visit, value: Any, args: Any, before: int) -> None:
         """Remembers a visit, and to which visit belongs what was emitted: a lazy value's is that of what made it."""
         visit.kind = _kind(visit.operation, value)
+        if visit.kind == "value" and any(value is argument for argument in args[:1]):
+            visit.kind = "identity"
         if visit.node.target is not operator.getitem:
             self.visits.append(visit)
         moved = visit.kind == "movement" and args and id(args[0]) in self._makers
@@ -156,6 +171,11 @@ class _Walk:
             return Unknown()
         if any(isinstance(leaf, Unknown) for leaf in flat):
             return _behind_unknown(node, name)
+        for leaf in flat:
+            if isinstance(leaf, Refused) and node.target is not operator.getitem:
+                return _still_refused(leaf, name)
+        if any(_meet(self.values.get(arguments(node)[0]), self.values.get(other)) for other in read_later(node)):
+            raise NotCanonical("it changes in place what is also read under another name")
         try:
             return self._value(node, name, args, kwargs, flat)
         except NotCanonical:
@@ -172,6 +192,8 @@ class _Walk:
         if not any(isinstance(leaf, Value) and not isinstance(leaf, Constant) for leaf in flat):
             return _evaluated(node.target, args, kwargs)
         if name in IDENTITY:
+            if "dropout" in name and args[1] > 0 and args[2]:
+                raise NotCanonical("dropout that is active in evaluation too")
             if not node.meta["val"].dtype.is_floating_point:
                 raise NotCanonical(f"a cast to {node.meta['val'].dtype}")
             return args[0]
@@ -179,9 +201,8 @@ class _Walk:
             return _evaluated(node.target, (Constant(torch.empty(shape_of(args[0]))), *args[1:]), kwargs)
         if name in MOVEMENT | AS_NUMBERS:
             return self._moved(node, name, args, kwargs)
-        if name in RULES:
-            return RULES[name](self.builder, *args, **kwargs)
-        return self._decomposed(node, flat, args, kwargs)
+        found = RULES[name](self.builder, *args, **kwargs) if name in RULES else None
+        return found if found is not None else self._decomposed(node, flat, args, kwargs)
 
     def _moved(self, node: fx.Node, name: str, args: Any, kwargs: Any) -> Any:
         value, *rest = args
@@ -216,6 +237,8 @@ class _Walk:
             if value is None or isinstance(value, Unknown):
                 continue
             try:
+                if isinstance(value, Refused):
+                    raise NotCanonical(value.reason)
                 if isinstance(value, Constant):
                     raise NotCanonical("an output that does not depend on the image")
                 view = as_view(self.builder, value)
@@ -223,6 +246,23 @@ class _Walk:
             except NotCanonical as reason:
                 self.unsupported.append(f"output {source}: {reason}")
         return outputs
+
+
+def _still_refused(value: Refused, name: str) -> Refused:
+    """What has no integer form may be moved, but not read."""
+    if name in MOVEMENT | IDENTITY:
+        return value
+    raise NotCanonical(value.reason)
+
+
+def _meet(changed: Any, other: Any) -> bool:
+    """Whether two values may have an element in common; constants do as their tensors do, whose memory it is."""
+    if isinstance(changed, Constant):
+        return False
+    first, second = (value.view if isinstance(value, Mapped) else value for value in (changed, other))
+    if not (isinstance(first, View) and isinstance(second, View)):
+        return isinstance(second, Value)
+    return first.base is second.base and bool(torch.isin(first.index, second.index).any())
 
 
 def _behind_unknown(node: fx.Node, name: str) -> Unknown:
@@ -280,8 +320,6 @@ def _kind(name: str, value: Any) -> str:
         return "unknown"
     if not any(isinstance(leaf, Value) and not isinstance(leaf, Constant) for leaf in leaves):
         return "constant"
-    if name in IDENTITY:
-        return "identity"
     return "movement" if name in MOVEMENT | AS_NUMBERS | {"pad", "constant_pad_nd"} else "value"
 
 

@@ -29,9 +29,9 @@ GELU_TOLERANCE = 1e-3
 
 
 def as_view(b: Builder, value: Any) -> View:
-    """The view that a value is or becomes. Raises `NotCanonical` for what depends on no image."""
+    """The view that a value is or becomes, of the image its pixels. Raises `NotCanonical` for what depends on none."""
     if isinstance(value, View):
-        return value
+        return b.of_pixels(value)
     with b.making(value):
         return _made(b, value)
 
@@ -58,7 +58,7 @@ def as_tensor(value: Any) -> Tensor:
 
 def mapped_view(b: Builder, value: Mapped) -> View:
     """A function of the whole base of a view; what is a factor and an offset is folded into what made it."""
-    x, function = value.view, value.function
+    x, function = b.of_pixels(value.view), value.function
     line = straight_line(function)
     if line is not None:
         factor, offset = line
@@ -70,7 +70,7 @@ def mapped_view(b: Builder, value: Mapped) -> View:
             x = b.cut(x)
         offsets = torch.full((x.channels,), offset)
         return replace(b.scaled(x, torch.ones(x.channels), offsets), index=x.index)
-    if bool((x.index < 0).any()) or 2 * x.index.numel() < PROBE * x.tokens * x.channels:
+    if bool((x.index < 0).any()) or 2 * x.index.numel() <= PROBE * x.tokens * x.channels:
         x = canonical(b, x)
     if is_gelu(function):
         made = b.once((x.base, "gelu"), lambda: b.emit(floatops.gelu, (x.base,), *x.shape))
@@ -111,6 +111,26 @@ def aligned(b: Builder, x: View, y: View, *, broadcast: bool) -> tuple[View, Vie
 
     With `broadcast` the second has one token where it is the same for all of them.
     """
+    x, other = _alongside(b, x, y)
+    if broadcast and constant_along(other.index, 1) and not isinstance(other.factor, Tensor):
+        other = other.move(lambda t: t[:, :1])
+    return x, b.cut(other)
+
+
+def aligned_in_blocks(b: Builder, x: View, y: View) -> tuple[View, View]:
+    """`aligned`, the second with one channel for each block of neighbouring channels of the first where it is equal."""
+    x, other = _alongside(b, x, y)
+    blocks = next(g for g in range(1, x.channels + 1) if x.channels % g == 0 and _equal_in_blocks(other, g))
+    return x, b.cut(other.move(lambda t: t[..., :: x.channels // blocks]))
+
+
+def _equal_in_blocks(x: View, blocks: int) -> bool:
+    tensors = [t for t in (x.index, x.factor) if isinstance(t, Tensor)]
+    return all(constant_along(t.unflatten(-1, (blocks, -1)), -1) for t in tensors)
+
+
+def _alongside(b: Builder, x: View, y: View) -> tuple[View, View]:
+    """The first as the whole of its base, and what the second has for each of its elements, `[PROBE, *x.shape]`."""
     shape = torch.broadcast_shapes(x.index.shape, y.index.shape)
     x, y = (v.move(lambda t: t.expand(shape)) for v in (x, y))
     x = x if x.is_whole() and not isinstance(x.factor, Tensor) else canonical(b, x)
@@ -121,10 +141,7 @@ def aligned(b: Builder, x: View, y: View, *, broadcast: bool) -> tuple[View, Vie
         found[place] = t.flatten()
         return found.reshape(PROBE, *x.shape)
 
-    other = y.move(like_first)
-    if broadcast and constant_along(other.index, 1) and not isinstance(other.factor, Tensor):
-        other = other.move(lambda t: t[:, :1])
-    return x, b.cut(other)
+    return x, y.move(like_first)
 
 
 def in_base(x: View, constant: Tensor) -> Tensor:

@@ -132,7 +132,8 @@ def _bias(b: Builder, scores: Scores, grouping: Grouping) -> tuple[object, ...]:
 def kinds_of(rows: Tensor) -> Tensor:
     """Equal rows have equal numbers, in the order in which they first come."""
     numbers: dict[bytes, int] = {}
-    return torch.tensor([numbers.setdefault(row.contiguous().numpy().tobytes(), len(numbers)) for row in rows])
+    unsigned = rows.contiguous() + 0  # -0.0 is 0.0 here
+    return torch.tensor([numbers.setdefault(row.numpy().tobytes(), len(numbers)) for row in unsigned])
 
 
 def scores_view(b: Builder, scores: Scores) -> View:

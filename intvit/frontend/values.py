@@ -113,13 +113,34 @@ class Scores:
         return (*self.order.shape, self.q.index.shape[1], self.k.index.shape[1])
 
     def move(self, movement: Callable[[Tensor], Tensor]) -> "Scores | None":
-        """With its matrices in another order; None where a movement takes the matrices themselves apart."""
+        """With its matrices in another order, and some of their rows and columns; None for any other movement."""
         size = self.shape[-2] * self.shape[-1]
         inside = torch.arange(size).reshape(self.shape[-2:])
         moved = movement(self.order[..., None, None] * size + inside)
-        if moved.shape[-2:] != inside.shape or not torch.equal(moved % size, inside.expand(moved.shape)):
+        if moved.ndim < 2 or moved.numel() == 0 or not constant_along(moved // size, -2, -1):
             return None
-        return replace(self, order=moved[..., 0, 0] // size)
+        one = (moved % size).reshape(-1, *moved.shape[-2:])[0]
+        rows, columns = one[:, 0] // self.shape[-1], one[0] % self.shape[-1]
+        if not torch.equal(moved % size, inside[rows][:, columns].expand(moved.shape)):
+            return None
+        return self._part(rows, columns, moved[..., 0, 0] // size)
+
+    def _part(self, rows: Tensor, columns: Tensor, order: Tensor) -> "Scores":
+        """Some rows and columns of each matrix, in another order of the matrices, of which some may be left out."""
+        used, place = order.unique(return_inverse=True)
+        q, k = self.q.move(lambda t: t[used][:, rows]), self.k.move(lambda t: t[used][:, columns])
+        factor = self.factor[used] if isinstance(self.factor, Tensor) else self.factor
+        bias = None if self.bias is None else self.bias[used][:, rows][:, :, columns]
+        return Scores(q, k, place, factor, bias)
+
+    def reordered(self, movement: Callable[[Tensor], Tensor]) -> "Scores | None":
+        """With its whole matrices in another order; None where a movement takes the matrices themselves apart."""
+        moved = self.move(movement)
+        size = self.shape[-2] * self.shape[-1]
+        inside = torch.arange(size).reshape(self.shape[-2:])
+        found = movement(inside.expand(self.shape))
+        same = moved is not None and found.shape[-2:] == inside.shape and torch.equal(found, inside.expand(found.shape))
+        return moved if same else None
 
     def by_matrix(self, values: Tensor) -> Tensor:
         """Values that lie in the order of this tensor, `[*order.shape, ...]`, matrix by matrix."""
@@ -144,10 +165,10 @@ class Probabilities:
         def from_rows(t: Tensor) -> Tensor:
             return movement(t.mT if self.transposed else t)
 
-        moved = self.scores.move(from_rows)
+        moved = self.scores.reordered(from_rows)
         if moved is not None:
             return Probabilities(moved)
-        turned = self.scores.move(lambda t: from_rows(t).mT) if len(self.shape) > 1 else None
+        turned = self.scores.reordered(lambda t: from_rows(t).mT) if len(self.shape) > 1 else None
         return None if turned is None else Probabilities(turned, transposed=True)
 
 
@@ -158,7 +179,15 @@ class Unknown:
     shape: tuple[int, ...] = field(default=())
 
 
-Value = Constant | View | Mapped | Norm | Scores | Probabilities | Unknown
+@dataclass(frozen=True)
+class Refused:
+    """A result without an integer form, which is the user's problem only where something reads it."""
+
+    reason: str
+    shape: tuple[int, ...] = ()
+
+
+Value = Constant | View | Mapped | Norm | Scores | Probabilities | Unknown | Refused
 Lazy = Mapped | Norm | Scores | Probabilities
 """What becomes a view only where something reads it that needs one."""
 
@@ -195,6 +224,16 @@ def in_one_image(view: View) -> Tensor:
     if not constant_along(local, 0) or bool((local[0] < ZERO).any()) or bool((local[0] >= size).any()):
         raise NotCanonical("images of a batch are mixed or repeated")
     return local[0]
+
+
+def batch_axis(view: View) -> int:
+    """The axis that goes through the images of a batch: 1 where a model has its tokens first."""
+    image = torch.where(view.index < 0, -1, view.index // (view.tokens * view.channels))
+    for axis, size in enumerate(image.shape):
+        own = torch.arange(size).reshape(-1, *[1] * (image.ndim - axis - 1))
+        if size == PROBE and bool(((image == own) | (image < 0)).all()):
+            return axis
+    return 0
 
 
 def constant_along(x: Tensor, *dims: int) -> bool:

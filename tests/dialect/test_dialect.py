@@ -48,6 +48,7 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "activation": (WIDE, ints(257, dtype=torch.int16), 8, "int16"),
     "multiply": (WIDE, ints(2, 1, CHANNELS, dtype=torch.int16, seed=1), i32(M), i32(3, 1), 15, "int8"),
     "layernorm": (WIDE, i32(M), i32(5), 12, 9, 0, "int8"),
+    "divide": (WIDE, WIDE[..., :2].contiguous(), i32(M), i32(3), 15, "int8"),
     "rmsnorm": (WIDE, i32(M), 12, 9, 0, 2, "int8"),
     "groupnorm": (WIDE, i32(M), i32(5), 12, 2, 9, 0, "int8"),
     "concat_tokens": (ints(2, CHANNELS, dtype=torch.int16), WIDE),

@@ -8,6 +8,7 @@ from intvit.kernels.attention import Heads, attention
 from intvit.kernels.attention_published import attention_published
 from intvit.kernels.biased_attention import biased_attention
 from intvit.kernels.depthwise import depthwise
+from intvit.kernels.divide import divide
 from intvit.kernels.elementwise import elementwise
 from intvit.kernels.epilogue import Add, Bias, Epilogue, Requantize
 from intvit.kernels.gelu import Gelu
@@ -58,6 +59,8 @@ def kernels(isa: Isa) -> list[tvm.tirx.PrimFunc]:
         ),
         layernorm(100, 14, isa),
         rmsnorm(108, 3, 14, isa),
+        divide(100, 1, 3, Epilogue((Requantize(15, pre=0),)), isa),
+        divide(96, 6, None, Epilogue((Requantize(15, pre=0, mul=9),)), isa, name="blocks"),
         groupnorm(NormGroups(100, 1, 30, isa.vector), 14),
         groupnorm(NormGroups(96, 32, 30, isa.vector), 14, dtype="int16", name="small_groups"),
         elementwise(70, Epilogue((Requantize(15),)), isa),

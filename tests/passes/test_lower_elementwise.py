@@ -1,4 +1,4 @@
-"""`LowerActivation` and `LowerMultiply` on small graphs: before, after, skips, and how near they are to float."""
+"""Activations, products and quotients by elements on small graphs: before, after, skips, how near they are to float."""
 
 from typing import Any
 
@@ -13,6 +13,7 @@ from intvit.grid import Grid
 from intvit.input_grid import InputGrid
 from intvit.passes.base import LoweringPass
 from intvit.passes.lower_activation import LowerActivation, table_of
+from intvit.passes.lower_divide import LowerDivide
 from intvit.passes.lower_multiply import LowerMultiply
 from intvit.passes.lowering import Lowering
 from intvit.passes.pipeline import lower
@@ -28,6 +29,13 @@ IMAGES = torch.randint(0, 256, (16, 4, 4, 3), generator=torch.Generator().manual
 def sketch() -> gated.Sketch:
     """An image in 4 patches, embedded to 8 channels."""
     return gated.Sketch(GRID, 2, CHANNELS)
+
+
+def quotient(s: gated.Sketch, blocks: int = 1) -> fx.Node:
+    """The embedded tokens by what spans an order of magnitude."""
+    function: Function = (("mul", "x", 0.3), ("exp", "0"))
+    divisor = s.call(floatops.pointwise, s.linear(s.tokens, n=blocks), function, channels=blocks)
+    return s.call(floatops.divide, s.tokens, divisor)
 
 
 def calibrated(graph: gated.Sketch, output: fx.Node) -> CalibratedGraph:
@@ -58,6 +66,9 @@ SITES: dict[str, tuple[LoweringPass, Any, str]] = {
         lambda s: s.call(floatops.multiply, s.tokens, s.constant(1, CHANNELS)),
         "int16",
     ),
+    "a quotient, 8 bits": (LowerDivide(), lambda s: s.linear(quotient(s, 2)), "int8"),
+    "a quotient, 16 bits": (LowerDivide(), quotient, "int16"),
+    "a quotient by elements": (LowerDivide(), lambda s: quotient(s, CHANNELS), "int16"),
     "a token for all": (
         LowerMultiply(),
         lambda s: s.call(floatops.multiply, s.tokens, s.first(s.tokens)),
@@ -149,3 +160,15 @@ def test_constants_are_skipped(step: LoweringPass, target: Any, reason: str) -> 
     node.args = (graph.find(floatops.linear)[0].args[1], *node.args[1:])
     (skip,) = step.apply(graph).skips
     assert (skip.node, skip.reason) == (node.name, reason)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_quotient_with_a_constant_is_skipped(place: int) -> None:
+    s = sketch()
+    graph = Lowering(calibrated(s, quotient(s)))
+    (node,) = graph.find(floatops.divide)
+    operands = list(node.args)
+    operands[place] = graph.find(floatops.linear)[0].args[1]
+    node.args = tuple(operands)
+    (skip,) = LowerDivide().apply(graph).skips
+    assert (skip.node, skip.reason) == (node.name, "one of its operands is constant")

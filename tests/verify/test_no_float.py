@@ -46,8 +46,10 @@ def changed() -> IntGraph:
     return IntGraph(copy_of(graph.module), graph.input_grid, graph.output_scales, graph.output_shapes)
 
 
-def node_at(graph: IntGraph, path: str) -> fx.Node:
-    return next(n for n in graph.module.graph.nodes if n.meta.get("path") == path and n.op == "call_function")
+def node_at(graph: IntGraph, path: str, name: str = "") -> fx.Node:
+    """The first operation of a module, or the first whose name contains `name`."""
+    found = [n for n in graph.module.graph.nodes if n.meta.get("path") == path and n.op == "call_function"]
+    return next(n for n in found if name in str(n.target))
 
 
 def kernel(scale: float | int, name: str = "planted") -> Any:
@@ -103,7 +105,7 @@ class TestGraph:
     def test_every_fault_is_listed(self) -> None:
         graph = changed()
         for path in ("blocks.0.fc1", "blocks.1.fc2"):
-            name = node_at(graph, path).args[1].target
+            name = node_at(graph, path, "linear").args[1].target
             graph.module.register_buffer(name, graph.module.get_buffer(name).float())
         with pytest.raises(VerifyError, match="2 places") as caught:
             prove_no_float(graph)

@@ -9,7 +9,16 @@ from torch import Tensor
 
 from intvit import floatops
 from intvit.frontend.builder import Builder
-from intvit.frontend.materialize import aligned, as_tensor, as_view, canonical, in_base, unscaled
+from intvit.frontend.materialize import (
+    PROBES,
+    aligned,
+    aligned_in_blocks,
+    as_tensor,
+    as_view,
+    canonical,
+    in_base,
+    unscaled,
+)
 from intvit.frontend.rules.norms import normalized
 from intvit.frontend.rules.products import biased, scaled
 from intvit.frontend.rules.registry import RULES, rule
@@ -24,12 +33,14 @@ from intvit.frontend.values import (
     View,
     constant_along,
 )
-from intvit.pointwise import Function, Step
+from intvit.pointwise import Function, Step, evaluate
 
 UNARY = {"neg", "abs", "exp", "log", "sqrt", "rsqrt", "reciprocal", "square", "erf", "tanh", "sigmoid", "relu", "relu6",
          "leaky_relu", "elu", "celu", "selu", "silu", "mish", "softplus", "log_sigmoid", "hardtanh", "hardswish",
          "hardsigmoid", "gelu", "clamp", "pow"}  # fmt: skip
 """ATen operations of one tensor and numbers, which `intvit.pointwise` knows by the same names."""
+STEEP = 1e3
+"""What only an exponential reaches within 8 of 0."""
 
 
 def started(value: View | Mapped) -> Mapped:
@@ -216,5 +227,20 @@ def div(b: Builder, x: Value, y: Value, rounding_mode: str | None = None) -> Val
     merged = _merged(x, y, "div")
     if merged is not None:
         return merged
-    inverse = then(_as_started(b, y), "reciprocal", None)
-    return mul(b, x, inverse)
+    if isinstance(x, Constant | int | float) or (isinstance(y, Mapped) and is_steeper_than_its_reciprocal(y.function)):
+        return mul(b, x, then(_as_started(b, y), "reciprocal", None))
+    return _quotient(b, as_view(b, x), as_view(b, y))
+
+
+def is_steeper_than_its_reciprocal(function: Function) -> bool:
+    """Whether a table of `1 / function` is the better one, as for `1 + exp(-x)`, which grows beyond what one holds."""
+    y = evaluate(function, PROBES).abs()
+    return bool(y.max() >= STEEP) and bool(1 / y.min() <= y.max())
+
+
+def _quotient(b: Builder, x: View, y: View) -> Value:
+    x, y = unscaled_arm(b, x), unscaled_arm(b, y)
+    factor = float(x.factor) / float(y.factor)
+    first, second = aligned_in_blocks(b, replace(x, factor=1.0), replace(y, factor=1.0))
+    result = b.emit(floatops.divide, (first.base, second.base), *first.shape)
+    return replace(result, index=first.index, factor=factor)

@@ -5,16 +5,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from intvit import floatops
 from intvit.frontend.builder import Builder, placed, zero_padded
 from intvit.frontend.materialize import as_tensor, as_view
 from intvit.frontend.rules.registry import pair, rule
-from intvit.frontend.values import PROBE, NotCanonical, Value, View
+from intvit.frontend.values import PROBE, NotCanonical, Refused, Value, View, batch_axis
 
 Pair = tuple[int, int]
 Four = tuple[int, int, int, int]
+NO_PLACES = Refused("where a maximum lies has no integer form")
 
 
 @rule("conv2d")
@@ -29,7 +31,7 @@ def conv2d(
     groups: int = 1,
 ) -> Value:
     """Patches that do not overlap: `patchify` and `linear`. Depthwise: `depthwise`. Else `unfold` and `linear`."""
-    image, kernel = as_view(b, x), as_tensor(weight)
+    image, kernel = x if isinstance(x, View) else as_view(b, x), as_tensor(weight)
     if kernel.ndim != 4:
         raise NotCanonical(f"a convolution over {kernel.ndim - 2} axes has no integer form: only over two")
     out, _, kh, kw = kernel.shape
@@ -43,7 +45,7 @@ def conv2d(
         linear = b.linear(rows, kernel.permute(0, 2, 3, 1).reshape(out, -1), offset)
         return linear.moved(linear.index.reshape(PROBE, height, width, out).permute(0, 3, 1, 2))
     if (kh, kw, step, around) == (1, 1, (1, 1), (0, 0, 0, 0)):
-        base, place = b.rows(_pixels(b, image).move(lambda t: t.movedim(1, -1)))
+        base, place = b.rows(b.of_pixels(image).move(lambda t: t.movedim(1, -1)))
         return placed(b.linear(base, dense(kernel, groups), offset), place).move(lambda t: t.movedim(-1, 1))
     windows = Windows.of(b, image, (kh, kw), step, around, gap)
     if groups == image.index.shape[1] == out and groups > 1:
@@ -103,7 +105,7 @@ class Windows:
             bottom += -(x.index.shape[-2] + top + bottom) % step[0]
             x, around = zero_padded(x, (left, right, top, bottom)), (0, 0, 0, 0)
         rows, columns = _size(x)
-        base = b.unscaled(b.cut(_pixels(b, x).move(lambda t: t.movedim(1, -1).reshape(PROBE, -1, t.shape[1]))))
+        base = b.unscaled(b.cut(b.of_pixels(x).move(lambda t: t.movedim(1, -1).reshape(PROBE, -1, t.shape[1]))))
         return cls(base, (maps * rows, columns), kernel, step, around, gap, maps, height)
 
     @property
@@ -167,11 +169,6 @@ def is_image(x: View) -> bool:
     return torch.equal(x.index.flatten(), torch.arange(x.index.numel()))
 
 
-def _pixels(b: Builder, x: View) -> View:
-    """The view, of the image's pixels where it is one of the image."""
-    return b.of_pixels(x) if x.base.op == "placeholder" else x
-
-
 @rule("avg_pool2d")
 def avg_pool2d(
     b: Builder,
@@ -186,19 +183,38 @@ def avg_pool2d(
     """Means of windows; where zeros of the padding count, a depthwise convolution."""
     if divisor_override is not None:
         raise NotCanonical("an average pool with a divisor of its own")
-    around = _padding(padding, pair(kernel), (1, 1))
+    view, around, window = (
+        as_view(b, x),
+        _padding(padding, pair(kernel), (1, 1)),
+        (pair(kernel), pair(stride or kernel)),
+    )
     if count_include_pad and any(around):
-        view = as_view(b, x)
-        kh, kw = pair(kernel)
-        windows = Windows.of(b, view, (kh, kw), pair(stride or kernel), around, (1, 1))
-        channels = view.index.shape[1]
-        weight = torch.full((kh * kw, channels), 1 / (kh * kw))
-        args = (windows.base.base, b.constant(weight), b.constant(torch.zeros(channels)), *windows.geometry)
-        return windows.spread(b.emit(floatops.depthwise, args, windows.rows, channels))
-    return _pooled(b, as_view(b, x), pair(kernel), pair(stride or kernel), around, "mean", ceil_mode)
+        return _mean_with_padding(b, view, *window, around, ceil_mode)
+    return _pooled(b, view, *window, around, "mean", ceil_mode)
 
 
-@rule("max_pool2d", "max_pool2d_with_indices")
+def _mean_with_padding(b: Builder, x: View, kernel: Pair, step: Pair, around: Four, ceil_mode: bool) -> View:
+    """What lies beyond the padding, in the last window of `ceil_mode`, does not count."""
+    height, width = _size(x)
+    beyond = _to_last(_size(x), kernel, step, around) if ceil_mode else around
+    windows = Windows.of(b, x, kernel, step, beyond, (1, 1))
+    channels, area = x.index.shape[1], math.prod(kernel)
+    constants = b.constant(torch.full((area, channels), 1 / area)), b.constant(torch.zeros(channels))
+    args = (windows.base.base, *constants, *windows.geometry)
+    result = windows.spread(b.emit(floatops.depthwise, args, windows.rows, channels))
+    if beyond == around:
+        return result
+    counted = torch.ones(1, 1, height + 2 * around[0], width + 2 * around[1])
+    part = F.avg_pool2d(F.pad(counted, (0, beyond[3] - around[3], 0, beyond[2] - around[2])), kernel, step)
+    return replace(result, factor=(1 / part).expand(result.index.shape))
+
+
+@rule("max_pool2d_with_indices")
+def max_pool2d_with_indices(b: Builder, x: Value, *args: Any, **named: Any) -> list[Value]:
+    return [max_pool2d(b, x, *args, **named), NO_PLACES]
+
+
+@rule("max_pool2d")
 def max_pool2d(
     b: Builder, x: Value, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
 ) -> Value:
@@ -214,8 +230,8 @@ def adaptive_avg_pool2d(b: Builder, x: Value, size: Any) -> Value:
 
 
 @rule("adaptive_max_pool2d")
-def adaptive_max_pool2d(b: Builder, x: Value, size: Any) -> Value:
-    return _adaptive(b, as_view(b, x), size, "max")
+def adaptive_max_pool2d(b: Builder, x: Value, size: Any) -> list[Value]:
+    return [_adaptive(b, as_view(b, x), size, "max"), NO_PLACES]
 
 
 def _adaptive(b: Builder, x: View, size: Any, kind: str) -> View:
@@ -229,13 +245,21 @@ def _adaptive(b: Builder, x: View, size: Any, kind: str) -> View:
 
 def _pooled(b: Builder, x: View, kernel: Pair, step: Pair, around: Four, kind: str, ceil_mode: bool) -> View:
     if ceil_mode:
-        behind = [(-(n + 2 * p - k)) % s for n, p, k, s in zip(_size(x), around[:2], kernel, step, strict=True)]
-        around = (around[0], around[1], around[2] + behind[0], around[3] + behind[1])
+        around = _to_last(_size(x), kernel, step, around)
     if any(around) and x.index.shape[0] != PROBE:
         raise NotCanonical("a pool with padding over parts of an image")
     windows = Windows.of(b, x, kernel, step, around, (1, 1))
     args = (windows.base.base, *windows.geometry[:-1], kind)
     return windows.spread(b.emit(floatops.pool, args, windows.rows, windows.base.channels))
+
+
+def _to_last(size: Pair, kernel: Pair, step: Pair, around: Four) -> Four:
+    """The padding of a pool in `ceil_mode`: up to the end of the last window that starts in the image or before it."""
+    behind = []
+    for n, k, s, before, after in zip(size, kernel, step, around[:2], around[2:], strict=True):
+        last = min(math.ceil((n + before + after - k) / s), (n + before - 1) // s)
+        behind.append(max(after, last * s + k - before - n))
+    return around[0], around[1], behind[0], behind[1]
 
 
 @rule("mean")
@@ -257,11 +281,24 @@ def amax(b: Builder, x: Value, dim: Any = None, keepdim: bool = False) -> Value:
     return reduced(b, as_view(b, x), dim, keepdim, "max")
 
 
+@rule("max")
+def maximum(b: Builder, x: Value, dim: Any = None, keepdim: bool = False) -> list[Value]:
+    """With an axis; `torch.max` of all elements is one of the batch too."""
+    if isinstance(dim, Value):
+        raise NotCanonical("no rule for the maximum of two tensors")
+    return [reduced(b, as_view(b, x), dim, keepdim, "max"), NO_PLACES]
+
+
 def reduced(b: Builder, x: View, dim: Any, keepdim: bool, kind: str) -> View:
     """The mean or maximum over axes: of windows of one row, in a map with a row for each of the others."""
     if dim is None or (isinstance(dim, list | tuple) and not dim):
         raise NotCanonical("a reduction over the batch")
     axes = sorted(axis % x.index.ndim for axis in ([dim] if isinstance(dim, int) else dim))
+    batch = batch_axis(x)
+    if batch > 0:
+        axes = [0 if axis == batch else axis + (axis < batch) for axis in axes]
+        result = reduced(b, x.move(lambda t: t.movedim(batch, 0)), axes, keepdim, kind)
+        return result.move(lambda t: t.movedim(0, batch if keepdim else batch - sum(axis <= batch for axis in axes)))
     kept = [axis for axis in range(1, x.index.ndim) if axis not in axes]
     if 0 in axes:
         raise NotCanonical("a reduction over the batch")

@@ -15,11 +15,13 @@ from intvit.frontend.rules.elementwise import add
 from intvit.frontend.rules.registry import rule
 from intvit.frontend.values import (
     PROBE,
+    ZERO,
     Constant,
     Layout,
     NotCanonical,
     Value,
     View,
+    batch_axis,
     constant_along,
     in_one_image,
     shape_of,
@@ -37,15 +39,17 @@ AS_NUMBERS = {"im2col", "col2im", "upsample_nearest2d", "upsample_nearest1d", "_
 
 def move(name: str, target: Callable[..., Any], value: Any, args: Any, kwargs: Any) -> Any:
     """The result of a movement of a value; None where the value cannot move as what it is."""
-    if name == "col2im" and list(args[1]) != list(args[4]):
+    if name == "col2im" and (list(args[1]) != list(args[4]) or set(args[2]) != {1}):
         raise NotCanonical("a fold of windows that overlap")
     function: Callable[..., Any] = torch.reshape if name in ("view", "_unsafe_view") else target
     given = [_plain(argument) for argument in args]
     named = {key: _plain(argument) for key, argument in kwargs.items()}
 
     def run(t: Tensor) -> Any:
-        found = function(t.double() if name in AS_NUMBERS else t, *given, **named)
-        return found.round().to(t.dtype) if name in AS_NUMBERS else found
+        if name not in AS_NUMBERS:
+            return function(t, *given, **named)
+        shifted = function(t.double() - ZERO, *given, **named) + ZERO  # so that the zeros that it brings in are `ZERO`
+        return (shifted if t.is_floating_point() else shifted.round()).to(t.dtype)
 
     probe = run(torch.zeros(shape_of(value), dtype=torch.long))
     if isinstance(probe, Tensor):
@@ -68,11 +72,21 @@ def cat(b: Builder, tensors: list[Value], dim: int = 0) -> Value:
     """Constant tokens before those of the image; else any tensors, one behind the other."""
     parts = [t if isinstance(t, Constant) else as_view(b, t) for t in tensors]
     parts = [p for p in parts if not (isinstance(p, Constant) and p.tensor.numel() == 0)]
-    rank = next(len(p.index.shape) for p in parts if isinstance(p, View))
-    axis = dim % rank
+    leader = next(p for p in parts if isinstance(p, View))
+    axis, batch = dim % leader.index.ndim, batch_axis(leader)
+    if batch > 0:
+        moved: list[Value] = [_batch_first(p, batch) for p in parts]
+        result = cat(b, moved, 0 if axis == batch else axis + (axis < batch))
+        return as_view(b, result).move(lambda t: t.movedim(0, batch))
     if axis == 0:
         raise NotCanonical("a concatenation of images of a batch")
     return _constants_first(b, parts, axis) or _same_base(parts, axis) or _joined(b, parts, axis)
+
+
+def _batch_first(part: Constant | View, batch: int) -> Constant | View:
+    if isinstance(part, Constant):
+        return Constant(part.tensor.movedim(batch, 0))
+    return part.move(lambda t: t.movedim(batch, 0))
 
 
 @rule("stack")

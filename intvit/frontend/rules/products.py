@@ -33,6 +33,8 @@ def matmul(b: Builder, x: Value, y: Value) -> Value:
     """`q kᵀ` or `probabilities v` of an attention written out; a product with a constant is a `linear`."""
     if isinstance(y, Constant) and y.tensor.ndim == 2:
         return linear(b, x, Constant(y.tensor.T))
+    if isinstance(y, Constant) and y.tensor.ndim == 1:
+        return as_view(b, linear(b, x, Constant(y.tensor[None]))).move(lambda t: t.squeeze(-1))
     if isinstance(x, Constant) and x.tensor.ndim == 2:
         return as_view(b, linear(b, as_view(b, y).move(lambda t: t.mT), x)).move(lambda t: t.mT)
     if isinstance(x, Probabilities) and not x.transposed:
@@ -47,7 +49,11 @@ def matmul(b: Builder, x: Value, y: Value) -> Value:
 
 
 def _beside(b: Builder, value: Value, beside: View) -> View:
-    return embedded(b, value.tensor, beside) if isinstance(value, Constant) else as_view(b, value)
+    """A constant as a computed tensor, for each image of a batch."""
+    if not isinstance(value, Constant):
+        return as_view(b, value)
+    lead = torch.broadcast_shapes(value.tensor.shape[:-2], beside.index.shape[:-2])
+    return embedded(b, value.tensor.expand(*lead, *value.tensor.shape[-2:]), beside)
 
 
 def _scores(q: View, k: View, factor: float) -> Scores:

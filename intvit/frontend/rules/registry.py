@@ -1,18 +1,17 @@
-"""Rules by the name of the ATen operation."""
+"""Rules by the name of the ATen operation. A rule gives `None` for a form that torch is to say in other operations."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from intvit.frontend.values import Value
-
-Rule = Callable[..., Value]
+Rule = Callable[..., Any]
+R = TypeVar("R", bound=Rule)
 RULES: dict[str, Rule] = {}
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[R], R]:
     """Registers the rule of the ATen operations called `names`."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: R) -> R:
         RULES.update(dict.fromkeys(names, function))
         return function
 

@@ -16,6 +16,7 @@ from intvit.nodes import arguments
 from intvit.to_onnx.integer import gelu, layernorm, movement, requantize
 from intvit.to_onnx.integer.activation import activation
 from intvit.to_onnx.integer.attention_rules import biased_shiftmax_attention, shiftmax_attention
+from intvit.to_onnx.integer.divide import quotient
 from intvit.to_onnx.integer.dyadic import (
     INT32_END,
     LEVELS8,
@@ -251,6 +252,7 @@ RULES: dict[str, Rule] = {
     "gelu": shift_gelu,
     "activation": activation,
     "multiply": multiplication,
+    "divide": quotient,
     "layernorm": norm,
     "rmsnorm": rms_norm,
     "groupnorm": group_norm,

@@ -1,6 +1,7 @@
-"""An `activation` in float: a table at every 16-bit integer, which is filled from its knots when the model is loaded.
+"""`activation` and `divide` in float. Results are not rounded: what reads them may round them.
 
-The integer graph knows no function but its knots. Results are not rounded: what reads them may round them.
+The integer graph knows no function but its knots: an `activation` is a table at every 16-bit integer, which is filled
+from its knots when the model is loaded.
 """
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from intvit.dialect.activation import KNOTS, STEP_BITS
 from intvit.grid import LIMITS
 from intvit.to_onnx.integer.lookup import look_up
+from intvit.to_onnx.qdq.values import reshaped
 from intvit.to_onnx.scope import Scope
 
 STEP = 1 << STEP_BITS
@@ -35,3 +37,18 @@ def interpolated(
         "Clip", place, scope.constant(0.0, "float32"), scope.constant(LAST - FIRST, "float32"), label="inside"
     )
     return look_up(scope, table, scope.cast(inside, "int32"), *shape)
+
+
+def divided(scope: Scope, a: str, b: str, step: float, sizes: tuple[int, int, int]) -> str:
+    """`a` `[B, T, C]` by `b` `[B, T, G]`, each column of which divides `C / G` channels; `sizes` are T, C and G.
+
+    A divisor that rounds to 0 steps is 1 step, as in `intvit::divide`.
+    """
+    tokens, channels, blocks = sizes
+    small = scope.op("Less", scope.op("Abs", b, label="magnitude"), scope.constant(step / 2, "float32"), label="small")
+    divisor = scope.op("Where", small, scope.constant(step, "float32"), b, label="divisor")
+    if blocks in (1, channels):
+        return scope.op("Div", a, divisor, label="quotient")
+    rows = reshaped(scope, a, tokens, blocks, channels // blocks, label="blocks")
+    each = scope.op("Unsqueeze", divisor, scope.int64(-1), label="divisors")
+    return reshaped(scope, scope.op("Div", rows, each, label="quotients"), tokens, channels, label="quotient")

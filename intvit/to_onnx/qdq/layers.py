@@ -22,12 +22,12 @@ from intvit.errors import IntvitError
 from intvit.fusion import geometry_of, name_of
 from intvit.nodes import arguments, outputs
 from intvit.stages import IntGraph
-from intvit.to_onnx.qdq.elementwise import interpolated
+from intvit.to_onnx.qdq.elementwise import divided, interpolated
 from intvit.to_onnx.qdq.heads import MASKED, Heads
 from intvit.to_onnx.qdq.matrices import matrices
 from intvit.to_onnx.qdq.norms import group_normalized, rms_normalized
 from intvit.to_onnx.qdq.pixels import in_order, patches
-from intvit.to_onnx.qdq.scales import LOG2_UNIT, Scales, is_constant
+from intvit.to_onnx.qdq.scales import FACTOR, LOG2_UNIT, Scales, is_constant
 from intvit.to_onnx.qdq.values import Value, reshaped, table, weights
 from intvit.to_onnx.qdq.windows import convolution, pooled
 from intvit.to_onnx.rearrange import Plan
@@ -71,6 +71,7 @@ class Layers:
             "gelu": self._gelu,
             "activation": self._activation,
             "multiply": self._multiply,
+            "divide": self._divide,
             "product": self._product,
             "softmax": self._softmax,
             "gelu_published": self._gelu_published,
@@ -291,6 +292,14 @@ class Layers:
         else:
             factor = self._values[b].at(self._scope, scale)
         self._set(node, self._scope.op("Mul", self._values[a].name, factor, label="product"))
+
+    def _divide(self, node: fx.Node) -> None:
+        a, b = arguments(node)[:2]
+        tokens, channels = node.meta["val"].shape[1:]
+        dividend = self._values[a].at(self._scope, self._scales.of_dividend(node))
+        divisor = self._values[b].at(self._scope, FACTOR)
+        sizes = (tokens, channels, b.meta["val"].shape[2])
+        self._set(node, divided(self._scope, dividend, divisor, FACTOR, sizes))
 
     def _product(self, node: fx.Node) -> None:
         """In float, as the products of attention."""

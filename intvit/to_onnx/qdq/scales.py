@@ -11,6 +11,7 @@ the tensor undoes them. They are chosen so that no factor is left to be multipli
     gelu                  absolute, as its input is: `x / 2^fraction`
     activation            the function's own, as is its input's; of one that is not recognized, what its reader asks for
     product               what its first reader asks for, one for all channels; the second operand's makes it so
+    divide                likewise; the dividend's takes the dyadic number in
     softmax               absolute; its input is in the exponent of e
     multiply              the product of those of its factors; the second's takes the dyadic number of each channel in
     queries, keys         per head, the product of both by the score's dyadic number: softmax needs no factor
@@ -28,6 +29,7 @@ from torch import fx
 
 from intvit.attention_node import AttentionNode
 from intvit.dialect.attention import LOG2_FRACTION
+from intvit.dialect.divide import QUOTIENT_BITS
 from intvit.dialect.gelu import FRACTION
 from intvit.dialect.published import GELU_SLOPE, SOFTMAX_BITS
 from intvit.dialect.softmax import FRACTION as WEIGHT_FRACTION
@@ -102,6 +104,7 @@ class Scales:
             "gelu": lambda node, reader: 2.0 ** -int(arguments(reader)[1]),
             "activation": lambda node, reader: form.operand if (form := self.function(reader)) else 1.0,
             "multiply": lambda node, reader: FACTOR if node is arguments(reader)[0] else self.of_factor(reader),
+            "divide": lambda node, reader: self.of_dividend(reader) if node is arguments(reader)[0] else FACTOR,
             "product": lambda node, reader: self.of_operands(reader)[node is not arguments(reader)[0]],
             "softmax": lambda node, reader: self.ratio(*arguments(reader)[1:4]) * LOG2_UNIT,
             "gelu_published": lambda node, reader: gelu_step(int(arguments(reader)[1])),
@@ -153,6 +156,11 @@ class Scales:
         """The scale of the second factor with which a product by elements has one scale, where the first has."""
         ratio = self.ratio(*arguments(multiply)[2:5])
         return FACTOR * ratio / self._largest(ratio)
+
+    def of_dividend(self, divide: fx.Node) -> Scale:
+        """The scale of the dividend with which a quotient has its own, where the divisor's is `FACTOR`."""
+        ratio = self.ratio(*arguments(divide)[2:5]) * 2.0**QUOTIENT_BITS
+        return self.of(divide) * ratio * FACTOR
 
     def of_operands(self, product: fx.Node) -> tuple[Scale | float, Scale | float]:
         """The scales of the two operands of a product: that of the sums is theirs multiplied."""
