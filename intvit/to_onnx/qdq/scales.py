@@ -34,7 +34,7 @@ from intvit.dialect.gelu import FRACTION
 from intvit.dialect.published import GELU_SLOPE, SOFTMAX_BITS
 from intvit.dialect.softmax import FRACTION as WEIGHT_FRACTION
 from intvit.errors import IntvitError
-from intvit.fusion import name_of, node_of
+from intvit.fusion import geometry_of, name_of, node_of
 from intvit.grid import Grid
 from intvit.movement import Classes
 from intvit.nodes import arguments, outputs
@@ -99,7 +99,7 @@ class Scales:
             "select_tokens": lambda node, reader: self.of(reader),
             "unfold": lambda node, reader: PRODUCT,
             "depthwise": lambda node, reader: PRODUCT,
-            "pool": lambda node, reader: self.of(reader),
+            "pool": lambda node, reader: self.of(reader) * self.finer(reader),
             "rearrange": lambda node, reader: self.of_source(reader, arguments(reader)[0].index(node)),
             "gelu": lambda node, reader: 2.0 ** -int(arguments(reader)[1]),
             "activation": lambda node, reader: form.operand if (form := self.function(reader)) else 1.0,
@@ -157,6 +157,13 @@ class Scales:
         ratio = self.ratio(*arguments(multiply)[2:5])
         return FACTOR * ratio / self._largest(ratio)
 
+    def finer(self, node: fx.Node) -> float:
+        """Integers of a result for one of the tensor that is moved: a mean may have a finer grid than its input."""
+        if name_of(node) != "pool" or arguments(node)[5] != "mean":
+            return 1.0
+        *_, multiplier, pre_shift, shift, _ = arguments(node)
+        return float(self.ratio(multiplier, pre_shift, shift).flat[0]) * geometry_of(node).counts[0]
+
     def of_dividend(self, divide: fx.Node) -> Scale:
         """The scale of the dividend with which a quotient has its own, where the divisor's is `FACTOR`."""
         ratio = self.ratio(*arguments(divide)[2:5]) * 2.0**QUOTIENT_BITS
@@ -188,7 +195,7 @@ class Scales:
         if name == "add":
             return self._of_add(node)
         if is_sum(node):
-            return self.of(moved(node))
+            return self.of(moved(node)) / self.finer(node)
         wanted = self.for_reader(node, next(iter(node.users)))
         if name == "rearrange" and np.size(wanted) > 1:
             return self._classes(node).largest(torch.from_numpy(np.asarray(wanted))).numpy()
