@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from intvit.bench.matrix import Finding
-from intvit.bench.subjects import take_statistics, vary_constants
+from intvit.bench.subjects import vary_constants
 
 TIMES = {"median": 5.0, "p10": 4.0, "p90": 6.0, "calls": 70}
 
@@ -57,13 +57,10 @@ def test_the_list_names_each_model_once(script: Any) -> None:
     assert script("family_list").entry_of("timm:other").options == {}
 
 
-def test_constants_vary_and_norms_see_images() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4)).eval()
+def test_constants_vary_and_random_values_stay() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     weight = module[0].weight.clone()
     vary_constants(module)
     assert torch.equal(module[0].weight, weight)
     assert all(parameter.unique().numel() == parameter.numel() for parameter in module[1].parameters())
-    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    take_statistics(module, images)
-    assert torch.allclose(module[1].running_mean, module[0](images).mean((0, 2, 3)), atol=1e-6)
-    assert torch.equal(module[3].running_mean, torch.zeros(4)) and not module[3].training
+    assert torch.equal(module[1].running_mean, torch.zeros(4))
