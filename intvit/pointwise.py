@@ -53,7 +53,6 @@ PRIMITIVES: dict[str, Callable[..., Tensor]] = {
     "hardsigmoid": F.hardsigmoid,
     "gelu": lambda x, approximate="none": F.gelu(x, approximate=approximate),
 }
-IDENTITY: Function = (("mul", "x", 1.0),)
 
 
 def evaluate(function: Function, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from intvit.pointwise import IDENTITY, PRIMITIVES, Function, evaluate
+from intvit.pointwise import PRIMITIVES, Function, evaluate
 
 X = torch.linspace(-3, 3, 61)
 FORMS: dict[str, tuple[Function, torch.Tensor]] = {
@@ -15,7 +15,7 @@ FORMS: dict[str, tuple[Function, torch.Tensor]] = {
     "bounds": ((("clamp", "x", -torch.inf, 0.5),), X.clamp(max=0.5)),
     "an option": ((("gelu", "x", "tanh"),), F.gelu(X, approximate="tanh")),
     "the larger": ((("maximum", "x", 0.25),), X.clamp(min=0.25)),
-    "nothing": (IDENTITY, X),
+    "nothing": ((("mul", "x", 1.0),), X),
 }
 
 

@@ -5,9 +5,11 @@
 | `exported.py`     | a module as an exported program, or why it is none                       |
 | `canonicalize.py` | the walk over the exported program                                       |
 | `trail.py`        | what the walk made of each operation                                     |
-| `rules.py`        | one rule per ATen operation that computes                                |
+| `rules/`          | one rule per ATen operation that computes                                |
 | `aliases.py`      | operations in place: which tensors share their memory                    |
 | `builder.py`      | emits canonical operations, cuts views to nodes                          |
+| `materialize.py`  | lazy values as views                                                     |
+| `matrices.py`     | heads and windows of attention inside token tensors                      |
 | `values.py`       | what a tensor is known to be: a view of a token tensor, scores, a constant |
 """
 
