@@ -3,9 +3,11 @@
     python bench/families.py --readme README.md
     python bench/families.py timm:swin_tiny_patch4_window7_224 transformers:Dinov2Model
     python bench/families.py --continue --timeout 1800
+    python bench/families.py --artifacts DIR --rounds 0; python bench/families.py --artifacts DIR --latency
 
 Each model has a process of its own, at its published configuration with random weights. DIR/families.json is written
-after every model and keeps what was found before: a finding replaces that of the same model.
+after every model and keeps what was found before: a finding replaces that of the same model. The last line above
+measures latency by itself, which needs an idle machine while nothing else here does.
 """
 
 import argparse
@@ -38,9 +40,13 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=1200, metavar="SECONDS", help="for a model")
     parser.add_argument("--plain", action="store_true", help="leave constants as the library made them")
     parser.add_argument("--rounds", type=int, default=7, help="of the latency; 0 leaves it out")
+    parser.add_argument("--artifacts", type=Path, metavar="DIR", help="keeps the modules here")
+    parser.add_argument("--latency", action="store_true", help="only this, of the modules in --artifacts")
     parser.add_argument("--readme", type=Path, metavar="FILE", help=f"puts the table behind {family_table.MARKER}")
     parser.add_argument("--table", action="store_true", help="make the tables again, and measure nothing")
     options = parser.parse_args()
+    if options.latency and options.artifacts is None:
+        parser.error("--latency needs --artifacts")
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "families.json"
     found: list[Found] = json.loads(path.read_text()) if path.is_file() else []
@@ -48,7 +54,8 @@ def main() -> None:
     for name in [] if options.table else options.models:
         if options.go_on and name in passed:
             continue
-        finding = examined(entry_of(name), options.rounds, options.timeout, options.plain)
+        known = next((other for other in found if other["model"] == name), None)
+        finding = examined(entry_of(name), options, known)
         found = [*(other for other in found if other["model"] != name), finding]
         path.write_text(json.dumps(found, indent=1) + "\n")
         print(outcome(finding), flush=True)
@@ -63,26 +70,34 @@ def main() -> None:
         sys.exit(f"not everything holds for {len(failed)} of {len(found)}: {', '.join(failed)}")
 
 
-def examined(entry: Entry, rounds: int, timeout: float, plain: bool = False) -> Found:
+def examined(entry: Entry, options: argparse.Namespace, known: Found | None = None) -> Found:
     """What `one_family.py` finds in a process of its own; what it had found where that process fails."""
     print(f"{entry.name} ...", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="intvit-") as folder:
         out = Path(folder) / "finding.json"
-        script = str(Path(__file__).with_name("one_family.py"))
-        command = [sys.executable, script, entry.name, "--options", json.dumps(entry.options), "--out", str(out)]
-        command += ["--rounds", str(rounds), *(["--size", str(entry.size)] if entry.size else [])]
-        command += ["--plain"] if plain else []
+        if options.latency:
+            out.write_text(json.dumps(known))
+        command = [sys.executable, str(Path(__file__).with_name("one_family.py")), *_arguments(entry, options)]
+        command += ["--out", str(out)]
         try:
-            done = subprocess.run(command, timeout=timeout, stderr=subprocess.PIPE, text=True)
+            done = subprocess.run(command, timeout=options.timeout, stderr=subprocess.PIPE, text=True)
             said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
             reason = f"exit code {done.returncode}: {said}" if done.returncode else None
         except subprocess.TimeoutExpired:
-            reason = f"not done after {timeout:.0f} s"
+            reason = f"not done after {options.timeout:.0f} s"
         finding: Found = json.loads(out.read_text()) if out.is_file() else {"model": entry.name, "reasons": {}}
     if reason is not None:
         step = next(reversed(finding["reasons"]), "build")
         finding = {**finding, "passed": False, "reasons": {**finding["reasons"], step: reason}}
-    return {**finding, "family": entry.family, "options": entry.options, "plain": plain, "machine": describe()}
+    return {**finding, "family": entry.family, "options": entry.options, "plain": options.plain, "machine": describe()}
+
+
+def _arguments(entry: Entry, options: argparse.Namespace) -> list[str]:
+    """Of `one_family.py` for a model."""
+    found = [entry.name, "--options", json.dumps(entry.options), "--rounds", str(options.rounds)]
+    found += ["--size", str(entry.size)] if entry.size else []
+    found += ["--artifacts", str(options.artifacts / entry.name.replace(":", "-"))] if options.artifacts else []
+    return found + [f"--{name}" for name in ("plain", "latency") if getattr(options, name)]
 
 
 def outcome(finding: Found) -> str:

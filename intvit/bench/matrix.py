@@ -14,7 +14,7 @@ A step that fails leaves its reason, and the steps that do not need it are still
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ OTHERS = 8
 SEEDS = {"calibration": 1, "others": 2}
 LEAST_SQNR = 20.0
 """Decibels that every output has to reach."""
+MODULE = "model.so"
 PROOFS = ("integer_only", "overflow_free", "tvm_exact", "onnx_exact")
 
 
@@ -88,6 +89,11 @@ class Finding:
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "passed": self.passed}
 
+    @classmethod
+    def of_json(cls, known: dict[str, Any]) -> "Finding":
+        """Of what `to_json` gave, whatever was added to it."""
+        return cls(**{each.name: known[each.name] for each in fields(cls)})
+
 
 class Remembered(Model):
     """A model that computes each image once: the reference takes long, and is compared with several forms."""
@@ -120,8 +126,26 @@ def examine(
         steps.make("export", steps.export)
         steps.make("accuracy", steps.accuracy)
         if turns is not None and steps.module is not None:
-            steps.make("latency", lambda: steps.latency(turns))
+            steps.make("latency", lambda: measure(subject, folder, finding, turns))
     return finding
+
+
+def measure(subject: Subject, folder: Path, finding: Finding, turns: Turns) -> None:
+    """Batch 1 on two threads, or as many as there are, in turns with torch; memory in a process of its own.
+
+    `folder` holds the module that `examine` left there; the finding is changed.
+    """
+    threads = min(2, len(cores()))
+    pixels = subject.pixels(1, SEEDS["others"])
+    ours = load(folder / MODULE, threads)
+    theirs = TorchPeers(subject.module).make("f32", subject.preprocessing.normalize(pixels), threads)
+    times = take_turns({"intvit": lambda: ours(pixels), "torch-f32": theirs}, turns)
+    finding.latency = {
+        "threads": threads,
+        **{name: asdict(summary(taken)) for name, taken in times.items()},
+        "ratio": asdict(ratio(times["torch-f32"], times["intvit"])),
+    }
+    finding.memory = {**(finding.memory or {}), "module": peak_memory(folder / MODULE, 1, threads).own}
 
 
 class _Steps:
@@ -173,7 +197,7 @@ class _Steps:
     def compile(self) -> None:
         """To a module of this machine; its functions are proved where it is written, its code here."""
         assert self.model is not None and self.reference is not None
-        path = self.folder / "model.so"
+        path = self.folder / MODULE
         start = time.perf_counter()
         compiled = compile_model(self.model)
         self.finding.seconds["build"] = time.perf_counter() - start
@@ -209,22 +233,6 @@ class _Steps:
             tally.add(outputs[0], None, exact[0])
         self.finding.sqnr = [float(db) for db in 10 * np.log10(signal / np.maximum(noise, 1e-30))]
         self.finding.agreement, self.finding.cosine = tally.result().agreement, tally.result().cosine
-
-    def latency(self, turns: Turns) -> None:
-        """Batch 1 on two threads, or as many as there are, in turns with torch; memory in a process of its own."""
-        threads = min(2, len(cores()))
-        pixels = self.subject.pixels(1, SEEDS["others"])
-        ours = load(self.folder / "model.so", threads)
-        normalized = self.subject.preprocessing.normalize(pixels)
-        theirs = TorchPeers(self.subject.module).make("f32", normalized, threads)
-        times = take_turns({"intvit": lambda: ours(pixels), "torch-f32": theirs}, turns)
-        self.finding.latency = {
-            "threads": threads,
-            **{name: asdict(summary(taken)) for name, taken in times.items()},
-            "ratio": asdict(ratio(times["torch-f32"], times["intvit"])),
-        }
-        own = peak_memory(self.folder / "model.so", 1, threads).own
-        self.finding.memory = {**(self.finding.memory or {}), "module": own}
 
     def _float(self, pixels: NDArray[np.uint8]) -> list[Array]:
         """The float model's outputs, in the order of the integer model's."""

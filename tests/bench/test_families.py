@@ -29,6 +29,10 @@ def test_what_passes() -> None:
     assert not found(onnx_exact=None)["passed"] and not found(reasons={"export": "no"})["passed"]
 
 
+def test_a_finding_is_read_again() -> None:
+    assert {**found(), **Finding.of_json(found()).to_json()} == found()
+
+
 def test_tables(script: Any) -> None:
     failed = found(model="hf:swin", onnx_exact=False, reasons={"export": "two\nlines"}, latency=None, agreement=None)
     text = script("family_table").markdown([found(), failed])
