@@ -32,6 +32,7 @@ class Operation:
 
 
 OPERATIONS: dict[str, Operation] = {}
+_BY_CALL: dict[Any, Operation] = {}
 
 
 def operation(*, check: Check, ranges: Rule) -> Callable[[Callable[..., Tensor]], Any]:
@@ -41,15 +42,16 @@ def operation(*, check: Check, ranges: Rule) -> Callable[[Callable[..., Tensor]]
         name = reference.__name__
         custom = torch.library.custom_op(f"intvit::{name}", reference, mutates_args=())
         custom.register_fake(check)
-        OPERATIONS[name] = Operation(name, getattr(torch.ops.intvit, name).default, check, ranges)
-        return OPERATIONS[name].call
+        declared = Operation(name, getattr(torch.ops.intvit, name).default, check, ranges)
+        OPERATIONS[name] = _BY_CALL[declared.call] = declared
+        return declared.call
 
     return register
 
 
 def operation_of(target: Any) -> Operation | None:
     """The operation that a graph node's target is, or None for anything else."""
-    return next((op for op in OPERATIONS.values() if op.call is target), None)
+    return _BY_CALL.get(target)
 
 
 def require(condition: bool, rule: str) -> None:

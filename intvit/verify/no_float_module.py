@@ -36,19 +36,31 @@ def prove_no_float_module(module: tvm.IRModule) -> int:
 
 
 def _faults(function: tvm.ir.BaseFunc) -> list[str]:
-    """What is or may be float in a function; the walk meets variables' types, and expressions, which have one."""
+    """What is or may be float in a function; the walk meets variables' types, and expressions, which have one.
+
+    Most of what it meets are `IntImm` and arrays, which are passed over: the one cannot be made of another type, the
+    others' elements are met themselves.
+    """
     found: dict[str, None] = {}
 
-    def visit(node: Any) -> None:
-        for kind in (node, getattr(node, "ty", None)):
-            if isinstance(kind, TYPED) and kind != VOID and not str(kind.dtype).startswith(INTEGERS):
-                found[f"{kind.dtype or 'any type'}: {_shown(node)}"] = None
-        if isinstance(node, float):
-            found[f"the number {node}"] = None
-        if isinstance(node, tvm.ir.Call) and node.op == EXTERNAL and node.args[0].value not in SCHEDULER:
+    def typed(kind: Any, node: Any) -> None:
+        if isinstance(kind, TYPED) and not str(kind.dtype).startswith(INTEGERS) and kind != VOID:
+            found[f"{kind.dtype or 'any type'}: {_shown(node)}"] = None
+
+    def number(value: float) -> None:
+        found[f"the number {value}"] = None
+
+    def expression(node: Any) -> None:
+        typed(getattr(node, "ty", None), node)
+
+    def call(node: tvm.ir.Call) -> None:
+        expression(node)
+        if node.op == EXTERNAL and node.args[0].value not in SCHEDULER:
             found[f"calls {node.args[0].value}, which is not in the module"] = None
 
-    tvm_ffi.structural_walk(function, (object, visit))
+    passed_over = (tirx.IntImm, tvm_ffi.Array), lambda node: None
+    types = TYPED, lambda kind: typed(kind, kind)
+    tvm_ffi.structural_walk(function, [passed_over, types, (float, number), (tvm.ir.Call, call), (object, expression)])
     return list(found)
 
 
