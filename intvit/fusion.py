@@ -6,8 +6,10 @@ operands are laid out, and the kernels, are its own (`intvit.legalize`, `intvit.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +32,7 @@ BIASED = ("linear", "depthwise")
 ACTIVATIONS = ("gelu", "activation")
 Constant = NDArray[np.generic]
 Operands = list[fx.Node | Constant]
+Kernel = TypeVar("Kernel")
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,10 @@ class Fusion(ABC):
         """What lies outside of an image, int8 for each channel, `times` over."""
         return np.tile(self.array(node).astype(np.int8), times)
 
+    def per_head(self, argument: Any, heads: int, dtype: str) -> Constant:
+        """An argument of an attention with a value for each of its heads."""
+        return np.broadcast_to(self.array(argument), (heads,)).astype(dtype)
+
     def averaging(self, pool: fx.Node) -> tuple[str, int, list[Constant]]:
         """Kind and shift of a `pool`, and for a mean the multiplier and the pre-shift of each token."""
         *_, kind, multiplier, pre_shift, shift, _ = arguments(pool)
@@ -266,3 +273,14 @@ def node_of(argument: Any) -> fx.Node:
     """An argument that is a node."""
     assert isinstance(argument, fx.Node)
     return argument
+
+
+def kernel(build: Callable[..., Kernel], *sizes: Any, **more: Any) -> Kernel:
+    """What `build` makes; equal kernels are one: blocks share them, and compile once."""
+    made: Kernel = _built(build, *sizes, **more)
+    return made
+
+
+@cache
+def _built(build: Callable[..., Any], *sizes: Any, **more: Any) -> Any:
+    return build(*sizes, **more)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +12,7 @@ from tvm import tirx
 
 from intvit.attention_node import AttentionNode
 from intvit.dialect.published import sigmoid_table
-from intvit.fusion import Constant, Fusion, Group, geometry_of, name_of, node_of
+from intvit.fusion import Constant, Fusion, Group, geometry_of, kernel, name_of, node_of
 from intvit.kernels import attention as attention_kernel
 from intvit.kernels import (
     attention_published,
@@ -39,7 +38,7 @@ from intvit.kernels import unfold as unfold_kernel
 from intvit.kernels.cut import RULE, Cut
 from intvit.kernels.epilogue import Epilogue, Requantize
 from intvit.kernels.isa import Isa
-from intvit.kernels.score_bias import MASK, ScoreBias, packed_bias
+from intvit.kernels.score_bias import ScoreBias, packed_bias
 from intvit.nodes import arguments
 
 Cuts = Mapping[str, Cut]
@@ -150,10 +149,10 @@ class Legalizer(Fusion):
         windows = f"{sizes.windows}x" if sizes.windows > 1 else ""
         name = f"{name_of(group.nodes[0])} {windows}{sizes.heads}x{sizes.queries}x{sizes.keys}"
         name += f"x{sizes.head_size}x{sizes.value_size}"
-        bias, tables = self._bias(node, sizes)
+        bias, tables = self._bias(node)
         fixed = (score_shift, node.softmax, epilogue, *bias)
         tunable = Tunable(name, sizes.cuts, lambda cut: kernel(build, replace(sizes, cut=cut), *fixed))
-        scores = (self._per_head(score_pre, sizes.heads, "int8"), self._per_head(score_mul, sizes.heads, "int16"))
+        scores = (self.per_head(score_pre, sizes.heads, "int8"), self.per_head(score_mul, sizes.heads, "int16"))
         inputs = (node.q, node.k, node.v, *scores, *tables, *operands)
         return KernelCall(tunable.chosen(self.cuts), inputs, columns, "int8", sizes.multiply_adds, tunable)
 
@@ -163,18 +162,12 @@ class Legalizer(Fusion):
         tokens, channels = (queries // w, keys // w), (width // h, columns // h)
         return attention_kernel.Heads(h, *tokens, *channels, self.vector, windows=w), columns
 
-    def _bias(self, node: AttentionNode, sizes: attention_kernel.Heads) -> tuple[tuple[ScoreBias, ...], list[Constant]]:
+    def _bias(self, node: AttentionNode) -> tuple[tuple[ScoreBias, ...], list[Constant]]:
         """What a kernel is told of the bias, and its operands; nothing where there is none."""
         if node.bias is None:
             return (), []
         table = self.array(node.bias)
-        kinds, heads, *_ = table.shape
-        masks = bool((table == MASK).any())
-        bias = ScoreBias(kinds, heads, sizes.queries, sizes.keys, sizes.windows, masks)
-        return (bias,), [packed_bias(table), self.array(node.kinds)]
-
-    def _per_head(self, argument: Any, heads: int, dtype: str) -> Constant:
-        return np.broadcast_to(self.array(argument), (heads,)).astype(dtype)
+        return (ScoreBias.of(table, node.windows),), [packed_bias(table), self.array(node.kinds)]
 
     def _layernorm(self, group: Group) -> KernelCall:
         node = group.nodes[0]
@@ -311,9 +304,3 @@ class Legalizer(Fusion):
         )
         pre, mul = self.array(pre_shift).astype(np.int8), self.array(multiplier).astype(np.int16)
         return KernelCall(function, (node_of(x), pre, mul, *operands), n, dtype)
-
-
-@cache
-def kernel(build: Callable[..., tirx.PrimFunc], *sizes: Any, **more: Any) -> tirx.PrimFunc:
-    """What `build` makes; equal kernels are one function: blocks share them, and compile once."""
-    return build(*sizes, **more)

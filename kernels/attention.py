@@ -30,13 +30,14 @@ from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.finish import Finish, operand_tensors
 from intvit.kernels.function import Tensor, function, registers, scratch, symbol
 from intvit.kernels.int16 import INT32, concat
-from intvit.kernels.interleave import join, shuffled, transposed
+from intvit.kernels.interleave import join, shuffled
 from intvit.kernels.isa import Isa
 from intvit.kernels.pack import round_up
 from intvit.kernels.score_bias import ScoreBias
 from intvit.kernels.shiftmax import Shiftmax
 from intvit.kernels.softmax import Scaling, Softmax
 from intvit.kernels.tile import add_products, even_blocks, registers_from, runs, widen_row
+from intvit.kernels.turned import add_zeros, right_operand, step_dtype, turn
 
 Line = Callable[[Expr], Expr]  # the row of the tensors that holds query `t` of a block
 Stored = Callable[[Expr, Expr], Expr]  # what is kept of the sums of a block with key `s`
@@ -206,14 +207,12 @@ def block_scores(
     turned = turned_queries(q, line, head, sizes)
 
     def column(s: Expr) -> Expr:
-        return tirx.reinterpret(f"{isa.signed.element}x{isa.lanes * group}", load(turned, (s, 0), isa.lanes))
+        return right_operand(turned, (s, 0), isa)
 
     start = registers(1, isa.lanes)[0]
     store(start, (0,), tirx.const(0, f"int32x{isa.lanes}"))
     if isa.zero:
-        zeros = tirx.const(isa.zero, f"{isa.element}x{isa.lanes * group}")
-        with T.serial(sizes.steps) as s:
-            store(start, (0,), isa.dot(load(start, (0,), isa.lanes), zeros, column(s)))
+        add_zeros(start, column, sizes.steps, isa)
         store(start, (0,), 0 - load(start, (0,), isa.lanes))
     top = registers(1, isa.lanes)[0]
     store(top, (0,), tirx.const(-(2**31), f"int32x{isa.lanes}"))
@@ -230,18 +229,12 @@ def block_scores(
 
 def turned_queries(q: Buffer, line: Line, head: Expr, sizes: Heads) -> Buffer:
     """A block of queries with a query in each lane, by steps of the first product."""
-    isa, group = sizes.isa, sizes.isa.group
-    steps = round_up(sizes.steps, isa.lanes)
-    row = scratch((isa.lanes, steps * group), isa.signed.element)
+    isa, steps = sizes.isa, round_up(sizes.steps, sizes.isa.lanes)
+    row = scratch((isa.lanes, steps * isa.group), isa.signed.element)
     with T.serial(isa.lanes) as t:
         widen_row(q, (let(line(t)), head * sizes.head_size), row, t, sizes.head_size, isa.signed)
-    kind = row.ty.dtype if group == 1 else "int32"
-    turned = scratch((steps, isa.lanes), kind)
-    with T.serial(steps // isa.lanes) as block:
-        first = let(block * isa.lanes)
-        rows = [load(row, (t, first * group), isa.lanes * group) for t in range(isa.lanes)]
-        for s, column in enumerate(transposed([let(tirx.reinterpret(f"{kind}x{isa.lanes}", x)) for x in rows])):
-            store(turned, (first + s, 0), column)
+    turned = scratch((steps, isa.lanes), step_dtype(isa))
+    turn(row, steps, turned, lambda s: (s, 0), isa)
     return turned
 
 

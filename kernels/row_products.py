@@ -10,7 +10,6 @@ not stored. Sums of an unsigned left operand begin with what its 128 adds to the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,11 +20,11 @@ from intvit.kernels.arith import Buffer, Expr, let, load, store
 from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.finish import Finish, operand_tensors
 from intvit.kernels.function import Tensor, function, registers, scratch, symbol
-from intvit.kernels.interleave import transposed
 from intvit.kernels.isa import Isa
 from intvit.kernels.pack import round_up
 from intvit.kernels.product import LEAST_TASK, TASKS, most_tile_rows
 from intvit.kernels.tile import add_products, even_blocks, registers_from, row_stride, widen_row
+from intvit.kernels.turned import add_zeros, right_operand, step_dtype, turn
 
 MOST_TURNED = 1 << 18  # bytes of turned rows of a task
 VECTORS = (2, 3, 1)  # of a panel, the first of the best
@@ -168,8 +167,7 @@ class Turned:
     def __init__(self, sizes: Groups, panels: int) -> None:
         self.sizes, self.isa = sizes, sizes.isa
         isa = self.isa
-        kind = isa.element if isa.group == 1 else "int32"
-        self.memory = scratch((panels, sizes.turned_steps, isa.panel), kind)
+        self.memory = scratch((panels, sizes.turned_steps, isa.panel), step_dtype(isa))
         self.starts = scratch((panels, isa.panel), "int32") if isa.zero else None
         self.row = scratch((isa.lanes, sizes.turned_steps * isa.group), isa.signed.element)
 
@@ -181,34 +179,20 @@ class Turned:
             with T.serial(isa.lanes) as t:
                 column = tirx.min(panels[0] * isa.panel + block * isa.lanes + t, columns - 1)
                 widen_row(b, (let(group * columns + column), 0), self.row, t, self.sizes.depth, isa.signed)
-            with T.serial(self.sizes.turned_steps // isa.lanes) as square:
-                first = let(square * isa.lanes)
-                for s, column in enumerate(transposed(list(self._rows(first)))):
-                    store(self.memory, (panel, first + s, lane), column)
+            turn(self.row, self.sizes.turned_steps, self.memory, lambda s: (panel, s, lane), isa)
             if self.starts is not None:
                 store(self.starts, (panel, lane), self._correction(panel, lane))
-
-    def _rows(self, first: Expr) -> Iterator[Expr]:
-        """A vector of each row, from step `first` on."""
-        isa, kind = self.isa, str(self.memory.ty.dtype)
-        for t in range(isa.lanes):
-            x = load(self.row, (t, first * isa.group), isa.lanes * isa.group)
-            yield let(tirx.reinterpret(f"{kind}x{isa.lanes}", x))
 
     def _correction(self, panel: Expr, lane: Expr) -> Expr:
         """What sums of a vector of columns begin with, to undo the zero of the left operand."""
         isa = self.isa
         total = registers(1, isa.lanes)[0]
         store(total, (0,), tirx.const(0, f"int32x{isa.lanes}"))
-        zeros = tirx.const(isa.zero, f"{isa.element}x{isa.lanes * isa.group}")
-        with T.serial(self.sizes.steps) as s:
-            store(total, (0,), isa.dot(load(total, (0,), isa.lanes), zeros, self._column(panel, s, lane)))
+        add_zeros(total, lambda s: self._column(panel, s, lane), self.sizes.steps, isa)
         return 0 - load(total, (0,), isa.lanes)
 
     def _column(self, panel: Expr, s: Expr, lane: Expr) -> Expr:
-        isa = self.isa
-        x = load(self.memory, (panel, s, lane), isa.lanes)
-        return tirx.reinterpret(f"{isa.signed.element}x{isa.lanes * isa.group}", x)
+        return right_operand(self.memory, (panel, s, lane), self.isa)
 
     def columns(self, panel: Expr, s: Expr) -> list[Expr]:
         """Right operands of a step."""

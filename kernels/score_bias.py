@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,12 @@ class ScoreBias:
     keys: int
     windows: int
     masks: bool
+
+    @classmethod
+    def of(cls, table: NDArray[Any], windows: int) -> ScoreBias:
+        """That of `windows` windows, of a table `[kinds, heads or 1, queries, keys]`."""
+        kinds, heads, queries, keys = table.shape
+        return cls(kinds, heads, queries, keys, windows, bool((table == MASK).any()))
 
     @property
     def tensors(self) -> list[Tensor]:

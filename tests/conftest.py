@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +36,7 @@ _importable("mixed", "mixed.py")
 _importable("biased", "biased.py")
 _importable("spelled", "spelled.py")
 _importable("families", "families.py")
+_importable("sites", "passes/sites.py")
 _importable("emulation", "emulation/__init__.py")
 
 
@@ -44,6 +47,19 @@ def data_folder() -> Path:
     if not folder:
         pytest.skip("INTVIT_DATA is not set (the folder with deit_tiny_patch16_224.safetensors and imagenet_val1300/)")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium of this system."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 Photograph = Callable[..., Image.Image]

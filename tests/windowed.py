@@ -6,7 +6,7 @@ from typing import Any
 
 import tiny
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from intvit import floatops
 from intvit.calibrate import calibrate
@@ -124,12 +124,3 @@ def integer_model(preset: str = "default") -> IntegerModel:
     graph = lower(calibrated(preset))
     metadata = Metadata("windowed", preset, "0", tiny.GRID, graph.output_scales, graph.output_shapes)
     return IntegerModel(graph, metadata)
-
-
-def noise(calibrated: CalibratedGraph, run: Callable[[Tensor], Any]) -> float:
-    """How far integers are from float, relative to it; `run` takes uint8 images."""
-    pixels = tiny.pixels(16, seed=5)
-    with torch.no_grad():
-        exact = calibrated.source.module(torch.from_numpy(tiny.GRID.normalized(pixels)))
-        got = run(torch.from_numpy(pixels))
-    return max(float((a - b).norm() / a.norm()) for a, b in zip(exact, got, strict=True))

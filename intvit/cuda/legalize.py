@@ -6,8 +6,7 @@ what is handed out are not. What the padding holds is never used: weights are ze
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,8 +14,7 @@ from torch import fx
 
 from intvit.attention_node import AttentionNode
 from intvit.errors import UnsupportedOp
-from intvit.fusion import Constant, Fusion, Group, geometry_of, name_of, node_of
-from intvit.geometry import Geometry
+from intvit.fusion import Constant, Fusion, Group, geometry_of, kernel, name_of, node_of
 from intvit.kernels.cuda import attention as attention_kernel
 from intvit.kernels.cuda import biased_attention, elementwise, movement, product
 from intvit.kernels.cuda import divide as divide_kernel
@@ -32,7 +30,7 @@ from intvit.kernels.cuda.fragments import CHUNK, padded
 from intvit.kernels.cuda.heads import Heads
 from intvit.kernels.cuda.launch import DeviceKernel
 from intvit.kernels.epilogue import Epilogue, Requantize
-from intvit.kernels.score_bias import MASK, ScoreBias
+from intvit.kernels.score_bias import ScoreBias
 from intvit.nodes import arguments, outputs
 
 if TYPE_CHECKING:
@@ -114,7 +112,9 @@ class DeviceLegalizer(Fusion):
         n, k = w.shape
         stages, operands, dtype = self.stages(group, n)
         width, stride = self.width(node_of(x)), self.width(group.result)
-        kernels = _products(k, n, width, Epilogue(tuple(stages), dtype), self.arch, stride)
+        sizes, epilogue = (k, n, width), Epilogue(tuple(stages), dtype)
+        tiles = product.tiles(n, self.arch)
+        kernels = tuple(kernel(product.product, *sizes, epilogue, tile, self.arch, stride) for tile in tiles)
         tokens = self._rows(group.result)
         inputs = (node_of(x), product.packed_weights(w), self.channels(self.array(bias), n, "int32"), *operands)
         return DeviceCall(kernels, inputs, tokens, stride, dtype, tokens * k * n)
@@ -124,8 +124,9 @@ class DeviceLegalizer(Fusion):
         x = node_of(node.args[0])
         n, stride = self.shapes[node.name][2], self.width(node)
         stage, operands, dtype = self.stage(node, x, n)
-        kernel = _elementwise(n, self.width(x), stride, Epilogue((stage,), dtype), self.dtype(x))
-        return DeviceCall((kernel,), (x, *operands), self._rows(node), stride, dtype)
+        epilogue = Epilogue((stage,), dtype)
+        kernels = (kernel(elementwise.elementwise, n, self.width(x), stride, epilogue, self.dtype(x)),)
+        return DeviceCall(kernels, (x, *operands), self._rows(node), stride, dtype)
 
     _requantize = _add = _gelu = _activation = _multiply = _elementwise
 
@@ -135,8 +136,8 @@ class DeviceLegalizer(Fusion):
         n, stride = self.shapes[node.name][2], self.width(node)
         pre, stage, operands, dtype = self.quotient(node, n)
         sizes = (n, self.shapes[b.name][2], (self.width(a), self.width(b)), stride, pre)
-        kernel = _divide(*sizes, Epilogue((stage,), dtype))
-        return DeviceCall((kernel,), (a, b, *operands), self._rows(node), stride, dtype)
+        kernels = (kernel(divide_kernel.divide, *sizes, Epilogue((stage,), dtype)),)
+        return DeviceCall(kernels, (a, b, *operands), self._rows(node), stride, dtype)
 
     def _attention(self, group: Group) -> DeviceCall:
         node = AttentionNode.of(group.nodes[0])
@@ -146,12 +147,13 @@ class DeviceLegalizer(Fusion):
         epilogue = Epilogue((Requantize(shift, pre=pre, mul=mul),), "int8")
         score_mul, score_pre, score_shift = node.score
         fixed = (sizes, score_shift, node.softmax, epilogue, self.arch)
-        bias, tables = self._bias(node, sizes)
-        kernel = _attention(*fixed) if bias is None else _biased_attention(*fixed, bias)
-        scores = (self._per_head(score_pre, sizes.heads, "int8"), self._per_head(score_mul, sizes.heads, "int16"))
+        bias, tables = self._bias(node)
+        build = biased_attention.biased_attention if bias else attention_kernel.attention
+        kernels = (kernel(build, *fixed, *bias),)
+        scores = (self.per_head(score_pre, sizes.heads, "int8"), self.per_head(score_mul, sizes.heads, "int16"))
         work = node.windows * sizes.heads * sizes.queries * sizes.keys * (sizes.head_size + sizes.value_size)
         inputs = (node.q, node.k, node.v, *scores, *tables, *operands)
-        return DeviceCall((kernel,), inputs, node.windows, sizes.strides[3], "int8", work)
+        return DeviceCall(kernels, inputs, node.windows, sizes.strides[3], "int8", work)
 
     _biased_attention = _attention
 
@@ -168,44 +170,41 @@ class DeviceLegalizer(Fusion):
             )
         return sizes
 
-    def _bias(self, node: AttentionNode, sizes: Heads) -> tuple[ScoreBias | None, list[Constant]]:
+    def _bias(self, node: AttentionNode) -> tuple[tuple[ScoreBias, ...], list[Constant]]:
         """What a kernel is told of the bias, and its operands; nothing where there is none."""
         if node.bias is None:
-            return None, []
+            return (), []
         table = self.array(node.bias)
-        kinds, heads, *_ = table.shape
-        bias = ScoreBias(kinds, heads, sizes.queries, sizes.keys, node.windows, bool((table == MASK).any()))
-        return bias, [table.reshape(-1, sizes.keys), self.array(node.kinds)]
-
-    def _per_head(self, argument: Any, heads: int, dtype: str) -> Constant:
-        return np.broadcast_to(self.array(argument), (heads,)).astype(dtype)
+        return (ScoreBias.of(table, node.windows),), [table.reshape(-1, table.shape[-1]), self.array(node.kinds)]
 
     def _layernorm(self, group: Group) -> DeviceCall:
         node = group.nodes[0]
         x, multiplier, bias, shift, eps, min_shift, dtype = arguments(node)
         n, stride = self.shapes[node.name][2], self.width(node)
-        kernel = _layernorm(n, int(shift), self.width(node_of(x)), stride, str(dtype))
+        kernels = (kernel(layernorm_kernel.layernorm, n, int(shift), self.width(node_of(x)), stride, dtype=str(dtype)),)
         operands = self.channels(self.array(multiplier), n, "int16"), self.channels(self.array(bias), n, "int32")
         floor = np.array([eps, min_shift], np.int32)
-        return DeviceCall((kernel,), (node_of(x), *operands, floor), self._rows(node), stride, str(dtype))
+        return DeviceCall(kernels, (node_of(x), *operands, floor), self._rows(node), stride, str(dtype))
 
     def _rmsnorm(self, group: Group) -> DeviceCall:
         node = group.nodes[0]
         x, multiplier, shift, eps, min_shift, groups, dtype = arguments(node)
         n, stride = self.shapes[node.name][2], self.width(node)
-        kernel = _rmsnorm(n, int(groups), int(shift), self.width(node_of(x)), stride, str(dtype))
+        sizes = (n, int(groups), int(shift), self.width(node_of(x)), stride)
+        kernels = (kernel(rmsnorm_kernel.rmsnorm, *sizes, dtype=str(dtype)),)
         floor = np.array([eps, min_shift], np.int32)
         inputs = (node_of(x), self.channels(self.array(multiplier), n, "int16"), floor)
-        return DeviceCall((kernel,), inputs, self._rows(node), stride, str(dtype))
+        return DeviceCall(kernels, inputs, self._rows(node), stride, str(dtype))
 
     def _groupnorm(self, group: Group) -> DeviceCall:
         node = group.nodes[0]
         x, multiplier, bias, shift, groups, eps, min_shift, dtype = arguments(node)
         n, stride = self.shapes[node.name][2], self.width(node)
-        fixed = (n, int(groups), self._rows(node), int(shift), self.width(node_of(x)), stride, str(dtype))
+        sizes = (n, int(groups), self._rows(node), int(shift), self.width(node_of(x)), stride)
+        kernels = (kernel(groupnorm_kernel.groupnorm, *sizes, dtype=str(dtype)),)
         operands = self.channels(self.array(multiplier), n, "int16"), self.channels(self.array(bias), n, "int32")
         floor = np.array([eps, min_shift], np.int32)
-        return DeviceCall((_groupnorm(*fixed),), (node_of(x), *operands, floor), 1, stride, str(dtype))
+        return DeviceCall(kernels, (node_of(x), *operands, floor), 1, stride, str(dtype))
 
     def _patchify(self, group: Group) -> DeviceCall:
         node = group.nodes[0]
@@ -213,24 +212,25 @@ class DeviceLegalizer(Fusion):
             return self._unfold(group)
         image, height, width = arguments(node)
         stride = self.width(node)
-        kernel = _patchify(self.shapes[node_of(image).name][1:], (height, width), stride)
-        return DeviceCall((kernel,), (node_of(image),), self._rows(node), stride, "int8")
+        kernels = (kernel(movement.patchify, self.shapes[node_of(image).name][1:], (height, width), stride),)
+        return DeviceCall(kernels, (node_of(image),), self._rows(node), stride, "int8")
 
     def _concat_tokens(self, group: Group) -> DeviceCall:
         node = group.nodes[0]
         constant, x = (node_of(a) for a in arguments(node))
         first = self.table(self.array(constant))
         _, tokens, n = self.shapes[x.name]
-        kernel = _concat_tokens(first.shape[0], tokens, n, self.width(x), self.width(node))
-        return DeviceCall((kernel,), (first, x), self._rows(node), self.width(node), "int16")
+        kernels = (kernel(movement.concat_tokens, first.shape[0], tokens, n, self.width(x), self.width(node)),)
+        return DeviceCall(kernels, (first, x), self._rows(node), self.width(node), "int16")
 
     def _select_tokens(self, group: Group) -> DeviceCall:
         node = group.nodes[0]
         x, start, stop = arguments(node)
         _, tokens, n = self.shapes[node_of(x).name]
         dtype, stride = self.dtype(node_of(x)), self.width(node)
-        kernel = _select_tokens(start, stop, tokens, n, self.width(node_of(x)), stride, dtype)
-        return DeviceCall((kernel,), (node_of(x),), self._rows(node), stride, dtype)
+        sizes = (start, stop, tokens, n, self.width(node_of(x)), stride)
+        kernels = (kernel(movement.select_tokens, *sizes, dtype),)
+        return DeviceCall(kernels, (node_of(x),), self._rows(node), stride, dtype)
 
     def _depthwise(self, group: Group) -> DeviceCall:
         head = group.nodes[0]
@@ -238,10 +238,11 @@ class DeviceLegalizer(Fusion):
         w, geometry = self.array(weight), geometry_of(head)
         n, stride = w.shape[1], self.width(group.result)
         stages, operands, dtype = self.stages(group, n)
-        kernel = _depthwise(n, geometry, self.width(node_of(x)), stride, Epilogue(tuple(stages), dtype))
+        epilogue = Epilogue(tuple(stages), dtype)
+        kernels = (kernel(windows_kernel.depthwise, n, geometry, self.width(node_of(x)), stride, epilogue),)
         outside, start = self.channels(self.fill(fill), n, "int8"), self.channels(self.array(bias), n, "int32")
         inputs = (node_of(x), self.table(w), outside, start, *operands)
-        return DeviceCall((kernel,), inputs, geometry.tokens, stride, dtype, geometry.tokens * w.size)
+        return DeviceCall(kernels, inputs, geometry.tokens, stride, dtype, geometry.tokens * w.size)
 
     def _unfold(self, group: Group) -> DeviceCall:
         """Windows of a tensor, or of the image where the group begins with its pixels."""
@@ -249,17 +250,18 @@ class DeviceLegalizer(Fusion):
         x, fill, *_ = arguments(node)
         n, stride = self.shapes[node_of(x).name][2], self.width(node)
         width, dtype = (self.width(node_of(x)), "int8") if first is node else (n, "uint8")
-        kernel = _unfold(n, geometry_of(node), width, stride, dtype)
+        kernels = (kernel(windows_kernel.unfold, n, geometry_of(node), width, stride, dtype),)
         outside = self.channels(self.fill(fill), n, "int8")
-        return DeviceCall((kernel,), (node_of(first.args[0]), outside), self._rows(node), stride, "int8")
+        return DeviceCall(kernels, (node_of(first.args[0]), outside), self._rows(node), stride, "int8")
 
     def _pool(self, group: Group) -> DeviceCall:
         node = group.nodes[0]
         x, *_ = arguments(node)
         n, stride, dtype = self.shapes[node.name][2], self.width(node), self.dtype(node)
         kind, shift, operands = self.averaging(node)
-        kernel = _pool(n, geometry_of(node), kind, shift, self.width(node_of(x)), stride, dtype)
-        return DeviceCall((kernel,), (node_of(x), *operands), self._rows(node), stride, dtype)
+        sizes = (n, geometry_of(node), kind, shift, self.width(node_of(x)), stride)
+        kernels = (kernel(windows_kernel.pool, *sizes, dtype),)
+        return DeviceCall(kernels, (node_of(x), *operands), self._rows(node), stride, dtype)
 
     def _rearrange(self, group: Group) -> DeviceCall:
         node = group.nodes[0]
@@ -273,9 +275,10 @@ class DeviceLegalizer(Fusion):
             rearrange_kernel.Source(tokens, width, fixed)
             for (tokens, _), width, fixed in zip(blocks.shapes, widths, constant, strict=True)
         )
-        kernel = _rearrange(sources, *blocks.index.shape, blocks.chunk, stride, dtype, offsets.is_sum)
+        sizes = (sources, *blocks.index.shape, blocks.chunk, stride)
+        kernels = (kernel(rearrange_kernel.rearrange, *sizes, dtype=dtype, is_sum=offsets.is_sum),)
         operands = (*inputs, offsets.rows, offsets.columns.ravel())
-        return DeviceCall((kernel,), operands, self._rows(node), stride, dtype)
+        return DeviceCall(kernels, operands, self._rows(node), stride, dtype)
 
     def _product(self, group: Group) -> DeviceCall:
         a, b, groups = arguments(group.nodes[0])
@@ -284,102 +287,15 @@ class DeviceLegalizer(Fusion):
         stages, operands, dtype = self.stages(group, n)
         strides = self.width(node_of(a)), self.width(node_of(b)), self.width(group.result)
         sizes = row_products_kernel.Groups(groups, left // groups, n, depth, strides)
-        kernel = _row_products(sizes, Epilogue(tuple(stages), dtype), self.arch)
-        return DeviceCall((kernel,), (node_of(a), node_of(b), *operands), 1, strides[2], dtype, left * n * depth)
+        kernels = (kernel(row_products_kernel.row_products, sizes, Epilogue(tuple(stages), dtype), self.arch),)
+        return DeviceCall(kernels, (node_of(a), node_of(b), *operands), 1, strides[2], dtype, left * n * depth)
 
     def _softmax(self, group: Group) -> DeviceCall:
         x, multiplier, pre_shift, shift, bits = arguments(group.nodes[0])
         n, stride = self.shapes[group.result.name][2], self.width(group.result)
         stages, operands, dtype = self.stages(group, n)
-        widths = self.width(node_of(x)), stride
-        kernel = _softmax(n, int(shift), int(bits), *widths, Epilogue(tuple(stages), dtype), self.dtype(node_of(x)))
+        sizes = (n, int(shift), int(bits), self.width(node_of(x)), stride)
+        epilogue = Epilogue(tuple(stages), dtype)
+        kernels = (kernel(softmax_kernel.softmax, *sizes, epilogue, self.dtype(node_of(x))),)
         pre, mul = self.array(pre_shift).astype(np.int8), self.array(multiplier).astype(np.int16)
-        return DeviceCall((kernel,), (node_of(x), pre, mul, *operands), self._rows(group.result), stride, dtype)
-
-
-# Equal kernels are one: blocks share them, and compile once.
-
-
-@cache
-def _products(k: int, n: int, width: int, epilogue: Epilogue, arch: Arch, stride: int) -> tuple[DeviceKernel, ...]:
-    return tuple(product.product(k, n, width, epilogue, tile, arch, stride) for tile in product.tiles(n, arch))
-
-
-@cache
-def _elementwise(n: int, width: int, stride: int, epilogue: Epilogue, dtype: str) -> DeviceKernel:
-    return elementwise.elementwise(n, width, stride, epilogue, dtype)
-
-
-@cache
-def _attention(sizes: Heads, score_shift: int, bits: int, epilogue: Epilogue, arch: Arch) -> DeviceKernel:
-    return attention_kernel.attention(sizes, score_shift, bits, epilogue, arch)
-
-
-@cache
-def _biased_attention(
-    sizes: Heads, score_shift: int, bits: int, epilogue: Epilogue, arch: Arch, bias: ScoreBias
-) -> DeviceKernel:
-    return biased_attention.biased_attention(sizes, score_shift, bits, epilogue, arch, bias)
-
-
-@cache
-def _layernorm(n: int, shift: int, width: int, stride: int, dtype: str) -> DeviceKernel:
-    return layernorm_kernel.layernorm(n, shift, width, stride, dtype=dtype)
-
-
-@cache
-def _rmsnorm(n: int, groups: int, shift: int, width: int, stride: int, dtype: str) -> DeviceKernel:
-    return rmsnorm_kernel.rmsnorm(n, groups, shift, width, stride, dtype=dtype)
-
-
-@cache
-def _groupnorm(n: int, groups: int, tokens: int, shift: int, width: int, stride: int, dtype: str) -> DeviceKernel:
-    return groupnorm_kernel.groupnorm(n, groups, tokens, shift, width, stride, dtype=dtype)
-
-
-@cache
-def _patchify(image: Any, patch: tuple[int, int], stride: int) -> DeviceKernel:
-    return movement.patchify(image, patch, stride)
-
-
-@cache
-def _concat_tokens(first: int, tokens: int, n: int, width: int, stride: int) -> DeviceKernel:
-    return movement.concat_tokens(first, tokens, n, width, stride)
-
-
-@cache
-def _select_tokens(start: int, stop: int, tokens: int, n: int, width: int, stride: int, dtype: str) -> DeviceKernel:
-    return movement.select_tokens(start, stop, tokens, n, width, stride, dtype)
-
-
-@cache
-def _rearrange(
-    sources: tuple[rearrange_kernel.Source, ...],
-    tokens: int,
-    blocks: int,
-    chunk: int,
-    stride: int,
-    dtype: str,
-    is_sum: bool,
-) -> DeviceKernel:
-    return rearrange_kernel.rearrange(sources, tokens, blocks, chunk, stride, dtype=dtype, is_sum=is_sum)
-
-
-@cache
-def _depthwise(n: int, geometry: Geometry, width: int, stride: int, epilogue: Epilogue) -> DeviceKernel:
-    return windows_kernel.depthwise(n, geometry, width, stride, epilogue)
-
-
-@cache
-def _unfold(n: int, geometry: Geometry, width: int, stride: int, dtype: str) -> DeviceKernel:
-    return windows_kernel.unfold(n, geometry, width, stride, dtype)
-
-
-@cache
-def _pool(n: int, geometry: Geometry, kind: str, shift: int, width: int, stride: int, dtype: str) -> DeviceKernel:
-    return windows_kernel.pool(n, geometry, kind, shift, width, stride, dtype)
-
-
-_divide = cache(divide_kernel.divide)
-_row_products = cache(row_products_kernel.row_products)
-_softmax = cache(softmax_kernel.softmax)
+        return DeviceCall(kernels, (node_of(x), pre, mul, *operands), self._rows(group.result), stride, dtype)

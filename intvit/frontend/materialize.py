@@ -81,12 +81,17 @@ def mapped_view(b: Builder, value: Mapped) -> View:
 
 def unscaled(b: Builder, x: View) -> View:
     """The same elements with no factor left, in any order."""
-    return canonical(b, x) if isinstance(x.factor, Tensor) else b.unscaled(x)
+    return b.unscaled(evenly_scaled(b, x))
 
 
-def canonical(b: Builder, x: View) -> View:
-    """The same elements as a whole node of its own, channels last."""
-    layout = Layout.of(x)
+def evenly_scaled(b: Builder, x: View) -> View:
+    """The same elements with one factor for all of them, in any order."""
+    return canonical(b, x) if isinstance(x.factor, Tensor) else x
+
+
+def canonical(b: Builder, x: View, *channels: int) -> View:
+    """The same elements as a whole node of its own, whose channels are those axes, or else what `Layout` finds."""
+    layout = Layout(tuple(x.index.shape), channels) if channels else Layout.of(x)
     return b.cut(x.move(layout.rows)).move(layout.back)
 
 

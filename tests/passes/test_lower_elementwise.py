@@ -4,13 +4,13 @@ from typing import Any
 
 import gated
 import pytest
+import sites
 import torch
 from gated import SILU
-from torch import Tensor, fx
+from torch import fx
 
 from intvit import floatops
 from intvit.grid import Grid
-from intvit.input_grid import InputGrid
 from intvit.passes.base import LoweringPass
 from intvit.passes.lower_activation import LowerActivation, table_of
 from intvit.passes.lower_divide import LowerDivide
@@ -18,17 +18,7 @@ from intvit.passes.lower_multiply import LowerMultiply
 from intvit.passes.lowering import Lowering
 from intvit.passes.pipeline import lower
 from intvit.pointwise import Function, evaluate
-from intvit.stages import CalibratedGraph
 from intvit.verify.overflow import prove_no_overflow
-
-TOKENS, CHANNELS = 4, 8
-GRID = InputGrid((1 / 64,) * 3, (-2.0,) * 3, (3, 4, 4))
-IMAGES = torch.randint(0, 256, (16, 4, 4, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-
-
-def sketch() -> gated.Sketch:
-    """An image in 4 patches, embedded to 8 channels."""
-    return gated.Sketch(GRID, 2, CHANNELS)
 
 
 def quotient(s: gated.Sketch, blocks: int = 1) -> fx.Node:
@@ -36,14 +26,6 @@ def quotient(s: gated.Sketch, blocks: int = 1) -> fx.Node:
     function: Function = (("mul", "x", 0.3), ("exp", "0"))
     divisor = s.call(floatops.pointwise, s.linear(s.tokens, n=blocks), function, channels=blocks)
     return s.call(floatops.divide, s.tokens, divisor)
-
-
-def calibrated(graph: gated.Sketch, output: fx.Node) -> CalibratedGraph:
-    return graph.calibrated(output, images=IMAGES.numpy())
-
-
-def signal_to_noise(exact: Tensor, got: Tensor) -> float:
-    return float(exact.norm() / (exact - got).norm())
 
 
 SITES: dict[str, tuple[LoweringPass, Any, str]] = {
@@ -58,17 +40,17 @@ SITES: dict[str, tuple[LoweringPass, Any, str]] = {
     "a square": (LowerMultiply(), lambda s: s.call(floatops.multiply, s.tokens, s.tokens), "int16"),
     "a constant": (
         LowerMultiply(),
-        lambda s: s.call(floatops.multiply, s.tokens, s.constant(TOKENS, CHANNELS)),
+        lambda s: s.call(floatops.multiply, s.tokens, s.constant(s.count, s.channels)),
         "int16",
     ),
     "a constant for all tokens": (
         LowerMultiply(),
-        lambda s: s.call(floatops.multiply, s.tokens, s.constant(1, CHANNELS)),
+        lambda s: s.call(floatops.multiply, s.tokens, s.constant(1, s.channels)),
         "int16",
     ),
     "a quotient, 8 bits": (LowerDivide(), lambda s: s.linear(quotient(s, 2)), "int8"),
     "a quotient, 16 bits": (LowerDivide(), quotient, "int16"),
-    "a quotient by elements": (LowerDivide(), lambda s: quotient(s, CHANNELS), "int16"),
+    "a quotient by elements": (LowerDivide(), lambda s: quotient(s, s.channels), "int16"),
     "a token for all": (
         LowerMultiply(),
         lambda s: s.call(floatops.multiply, s.tokens, s.first(s.tokens)),
@@ -80,31 +62,19 @@ SITES: dict[str, tuple[LoweringPass, Any, str]] = {
 @pytest.mark.parametrize("name", SITES)
 def test_before_and_after(name: str) -> None:
     step, build, dtype = SITES[name]
-    s = sketch()
-    source = calibrated(s, build(s))
-    graph = Lowering(source)
-    sites = graph.find(type(step).target)
-    paths = [node.meta["path"] for node in sites]
-    result = step.apply(graph)
-    assert result.rewritten == len(sites) == 1 and not result.skips
-    (node,) = (n for n in graph.graph.nodes if "intvit." in str(n.target))
-    assert node.args[-1] == dtype and [node.meta["path"]] == paths
-    image = torch.from_numpy(GRID.normalized(IMAGES.numpy()))
-    exact, got = source.source.module(image)[0], graph.run(image)[0]
-    assert signal_to_noise(exact, got) > (100 if dtype == "int8" else 2000)
-    after = str(graph.graph)
-    assert not step.apply(graph).changed and str(graph.graph) == after
+    source = sites.calibrated(build)
+    graph, node = sites.lowered(step, source)
+    assert node.args[-1] == dtype
+    assert sites.noise(source, graph, sites.IMAGES) < (1 / 100 if dtype == "int8" else 1 / 2000)
 
 
 @pytest.mark.parametrize("name", SITES)
 def test_the_whole_graph_is_integers(name: str) -> None:
     _, build, _ = SITES[name]
-    s = sketch()
-    source = calibrated(s, build(s))
+    source = sites.calibrated(build)
     graph = lower(source)
     prove_no_overflow(graph)
-    exact = source.source(torch.from_numpy(GRID.normalized(IMAGES.numpy())))[0]
-    assert signal_to_noise(exact, graph(IMAGES)[0] * graph.output_scales[0]) > 40
+    assert sites.noise(source, graph, sites.IMAGES) < 1 / 40
 
 
 FUNCTIONS: dict[str, Function] = {
@@ -138,8 +108,7 @@ def test_a_knot_at_which_a_function_is_not_finite_takes_the_nearest_value() -> N
 
 
 def test_a_function_that_is_finite_nowhere_is_skipped() -> None:
-    s = sketch()
-    graph = Lowering(calibrated(s, s.call(floatops.pointwise, s.tokens, SILU)))
+    graph = Lowering(sites.calibrated(lambda s: s.call(floatops.pointwise, s.tokens, SILU)))
     (node,) = graph.find(floatops.pointwise)
     node.args = (node.args[0], (("mul", "x", 0.0), ("log", "0")))
     (skip,) = LowerActivation().apply(graph).skips
@@ -154,8 +123,7 @@ def test_a_function_that_is_finite_nowhere_is_skipped() -> None:
     ],
 )
 def test_constants_are_skipped(step: LoweringPass, target: Any, reason: str) -> None:
-    s = sketch()
-    graph = Lowering(calibrated(s, s.gate(s.tokens)))
+    graph = Lowering(sites.calibrated(lambda s: s.gate(s.tokens)))
     (node,) = graph.find(target)
     node.args = (graph.find(floatops.linear)[0].args[1], *node.args[1:])
     (skip,) = step.apply(graph).skips
@@ -164,8 +132,7 @@ def test_constants_are_skipped(step: LoweringPass, target: Any, reason: str) -> 
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_quotient_with_a_constant_is_skipped(place: int) -> None:
-    s = sketch()
-    graph = Lowering(calibrated(s, quotient(s)))
+    graph = Lowering(sites.calibrated(quotient))
     (node,) = graph.find(floatops.divide)
     operands = list(node.args)
     operands[place] = graph.find(floatops.linear)[0].args[1]

@@ -1,17 +1,15 @@
 """`LowerProduct` and `LowerSoftmax`: before, after, skips, and how near they are to float."""
 
 from collections.abc import Callable
-from typing import Any
 
 import mixed
 import pytest
-import tiny
+import sites
 import torch
-import windowed
-from torch import Tensor, fx
+from torch import fx
 from windowed import Sketch
 
-from intvit import boundary, floatops
+from intvit import floatops
 from intvit.fusion import name_of
 from intvit.grid import Role
 from intvit.passes.base import LoweringPass, Skip
@@ -39,35 +37,21 @@ SITES: dict[str, tuple[LoweringPass, Callable[[Sketch], fx.Node], str]] = {
 }
 
 
-def running(graph: Lowering) -> Callable[[Tensor], Any]:
-    return lambda pixels: graph.run(torch.from_numpy(tiny.GRID.normalized(pixels.numpy())))
-
-
 @pytest.mark.parametrize("name", SITES)
 def test_before_and_after(name: str) -> None:
     step, build, operation = SITES[name]
     sketch = Sketch()
     calibrated = sketch.calibrated(build(sketch))
-    graph = Lowering(calibrated)
-    assert len(graph.find(type(step).target)) == 1
-    result = step.apply(graph)
-    assert (result.rewritten, result.skips) == (1, [])
-    assert not graph.find(type(step).target)
-    (new,) = [node for node in graph.graph.nodes if name_of(node) == operation]
-    assert all(x.target is boundary.quantize for x in new.args[: 2 if operation == "product" else 1])
-    assert all(user.target is boundary.dequantize for user in new.users)
-    assert windowed.noise(calibrated, running(graph)) < CLOSE
-    again = step.apply(graph)
-    assert not again.changed and not again.skips
+    graph, new = sites.lowered(step, calibrated)
+    assert name_of(new) == operation
+    assert sites.noise(calibrated, graph) < CLOSE
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("weights of sums", "int32"), ("weights of channels", "int16")])
 def test_sums_of_one_scale_are_read_as_they_are(name: str, dtype: str) -> None:
     step, build, _ = SITES[name]
     sketch = Sketch()
-    graph = Lowering(sketch.calibrated(build(sketch)))
-    step.apply(graph)
-    (new,) = [node for node in graph.graph.nodes if name_of(node) == "softmax"]
+    graph, new = sites.lowered(step, sketch.calibrated(build(sketch)))
     assert new.args[0].args[3] == dtype
     (weights,) = new.users
     assert graph.value(weights.args[1]).tolist() == [2.0**-15]
@@ -100,8 +84,4 @@ def test_skips() -> None:
 def test_a_whole_model(preset: str) -> None:
     graph = mixed.integer_model(preset).graph
     prove_no_overflow(graph)
-
-    def run(pixels: Tensor) -> list[Tensor]:
-        return [y * scale for y, scale in zip(graph(pixels), graph.output_scales, strict=True)]
-
-    assert windowed.noise(mixed.calibrated(preset), run) < 0.03
+    assert sites.noise(mixed.calibrated(preset), graph) < 0.03

@@ -1,16 +1,14 @@
 """`LowerUnfold`, `LowerDepthwise` and `LowerPool`: before, after, skips, and how near they are to float."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
-import tiny
+import sites
 import torch
 import windowed
-from torch import Tensor, fx
+from torch import fx
 from windowed import Sketch
 
-from intvit import boundary
 from intvit.errors import UnsupportedOp
 from intvit.fusion import name_of
 from intvit.grid import Grid
@@ -39,26 +37,14 @@ SITES: dict[str, tuple[LoweringPass, Callable[[Sketch], fx.Node], str]] = {
 CLOSE = 0.03
 
 
-def running(graph: Lowering) -> Callable[[Tensor], Any]:
-    return lambda pixels: graph.run(torch.from_numpy(tiny.GRID.normalized(pixels.numpy())))
-
-
 @pytest.mark.parametrize("name", SITES)
 def test_before_and_after(name: str) -> None:
     step, build, operation = SITES[name]
     sketch = Sketch()
     calibrated = sketch.calibrated(build(sketch))
-    graph = Lowering(calibrated)
-    assert len(graph.find(type(step).target)) == 1
-    result = step.apply(graph)
-    assert (result.rewritten, result.skips) == (1, [])
-    assert not graph.find(type(step).target)
-    (new,) = [node for node in graph.graph.nodes if name_of(node) == operation]
-    assert name_of(new.args[0]) == "" and new.args[0].target is boundary.quantize
-    assert all(user.target is boundary.dequantize for user in new.users)
-    assert windowed.noise(calibrated, running(graph)) < CLOSE
-    again = step.apply(graph)
-    assert not again.changed and not again.skips
+    graph, new = sites.lowered(step, calibrated)
+    assert name_of(new) == operation
+    assert sites.noise(calibrated, graph) < CLOSE
 
 
 def test_depthwise_with_computed_weights_is_skipped() -> None:
@@ -99,8 +85,7 @@ def test_whole_model(preset: str) -> None:
     assert prove_no_overflow(graph)
     names = [name_of(node) for node in graph.module.graph.nodes]
     assert (names.count("unfold"), names.count("depthwise"), names.count("pool")) == (2, 3, 3)
-    run = lambda pixels: [y * s for y, s in zip(graph(pixels), graph.output_scales, strict=True)]  # noqa: E731
-    assert windowed.noise(windowed.calibrated(preset), run) < (0.05 if preset == "default" else 0.5)
+    assert sites.noise(windowed.calibrated(preset), graph) < (0.05 if preset == "default" else 0.5)
 
 
 @pytest.mark.parametrize("step", [LowerUnfold(), LowerDepthwise(), LowerPool()], ids=lambda step: step.name)

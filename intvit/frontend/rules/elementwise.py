@@ -16,6 +16,7 @@ from intvit.frontend.materialize import (
     as_tensor,
     as_view,
     canonical,
+    evenly_scaled,
     in_base,
     unscaled,
 )
@@ -159,16 +160,12 @@ def _merged(x: Value, y: Value, name: str) -> Mapped | None:
 
 
 def _sum(b: Builder, x: Value, y: Value) -> Value:
-    left, right = unscaled_arm(b, as_view(b, x)), unscaled_arm(b, as_view(b, y))
+    left, right = evenly_scaled(b, as_view(b, x)), evenly_scaled(b, as_view(b, y))
     if right.index.numel() > left.index.numel():
         left, right = right, left
     left, right = aligned(b, left, right, broadcast=False)
     left = b.unscaled(left)
     return replace(b.emit(floatops.add, (left.base, right.base), *left.shape), index=left.index)
-
-
-def unscaled_arm(b: Builder, x: View) -> View:
-    return canonical(b, x) if isinstance(x.factor, Tensor) else x
 
 
 def _add_constant(b: Builder, x: View, constant: Tensor) -> Value:
@@ -209,7 +206,7 @@ def mul(b: Builder, x: Value, y: Value) -> Value:
 def _product(b: Builder, x: View, y: View) -> Value:
     if y.index.numel() > x.index.numel():
         x, y = y, x
-    x, y = unscaled_arm(b, x), unscaled_arm(b, y)
+    x, y = evenly_scaled(b, x), evenly_scaled(b, y)
     factor = float(x.factor) * float(y.factor)
     first, second = aligned(b, replace(x, factor=1.0), replace(y, factor=1.0), broadcast=True)
     result = b.emit(floatops.multiply, (first.base, second.base), *first.shape)
@@ -239,7 +236,7 @@ def is_steeper_than_its_reciprocal(function: Function) -> bool:
 
 
 def _quotient(b: Builder, x: View, y: View) -> Value:
-    x, y = unscaled_arm(b, x), unscaled_arm(b, y)
+    x, y = evenly_scaled(b, x), evenly_scaled(b, y)
     factor = float(x.factor) / float(y.factor)
     first, second = aligned_in_blocks(b, replace(x, factor=1.0), replace(y, factor=1.0))
     result = b.emit(floatops.divide, (first.base, second.base), *first.shape)

@@ -8,7 +8,7 @@ import torch
 
 from intvit import floatops
 from intvit.frontend.builder import Builder, placed
-from intvit.frontend.materialize import as_tensor, as_view, in_base
+from intvit.frontend.materialize import as_tensor, as_view, canonical, in_base
 from intvit.frontend.matrices import rms_view
 from intvit.frontend.rules.registry import rule
 from intvit.frontend.values import PROBE, Norm, NotCanonical, Value, View, constant_along
@@ -53,23 +53,15 @@ def batch_norm(
     offset = -as_tensor(mean).double() * gain
     offset = offset if bias is None else offset + as_tensor(bias).double()
     view = as_view(b, x)
-    axis = 1 if view.index.ndim > 1 else 0
     if not view.is_whole():
-        view = canonical_by(b, view, axis)
+        view = canonical(b, view, 1)
     trailing = [1] * (view.index.ndim - 2)
     over = [in_base(view, c.reshape(-1, *trailing)) for c in (gain, offset)]
     if not all(constant_along(values, 0) for values in over):
-        view = canonical_by(b, view, axis)
+        view = canonical(b, view, 1)
         over = [in_base(view, c.reshape(-1, *trailing)) for c in (gain, offset)]
     factor, scaled = view.factor, replace(view, factor=1.0)
     return b.scaled(scaled, over[0][0] * factor, over[1][0])
-
-
-def canonical_by(b: Builder, x: View, axis: int) -> View:
-    """The same elements as a whole node whose channels are an axis."""
-    base = b.cut(x.move(lambda t: t.movedim(axis, -1)))
-    shape = x.index.movedim(axis, -1).shape
-    return base.moved(base.index.reshape(shape).movedim(-1, axis))
 
 
 @rule("group_norm")

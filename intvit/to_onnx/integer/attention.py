@@ -14,6 +14,7 @@ its upper bits and its lower 8, whose products with `V` are 8-bit products:
 Where `V` or `K` is the second factor of a product it is int8 (`s8`), or uint8 with a zero point of 128 (`u8`).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +48,11 @@ def last_log2(bits: int) -> int:
     return ((bits + 1) << LOG2_FRACTION) - 1
 
 
-def weights_by_log2(bits: int) -> tuple[Array, Array]:
-    """Upper and lower bits, uint8, of the weight at each distance `0 .. last_log2` in log2 units."""
+def weights_by_log2(s: Scope, bits: int) -> Iterator[str]:
+    """Tables of the upper and the lower bits, uint8, of the weight at each distance `0 .. last_log2` in log2 units."""
     e = exponentials(-torch.arange(last_log2(bits) + 1, dtype=torch.int32), bits).numpy()
-    return (e >> LOW).astype(np.uint8), (e & ((1 << LOW) - 1)).astype(np.uint8)
+    yield s.constant(e >> LOW, "uint8", f"exponentials_{bits}_upper")
+    yield s.constant(e & ((1 << LOW) - 1), "uint8", f"exponentials_{bits}_lower")
 
 
 @dataclass(frozen=True)
@@ -260,8 +262,7 @@ def weight_tables(
     w = s.op("Min", s.op("Div", s.op("Range", s.int32(0), count, s.int32(1)), coarser), s.int32(1 << 15))
     log2 = s.op("Div", s.op("Add", s.op("Mul", w, multiplier), half_down), unit)
     log2 = s.op("Min", log2, s.int32(last_log2(bits)))
-    halves = zip(weights_by_log2(bits), ("upper", "lower"), strict=True)
-    return [s.op("Gather", s.constant(half, "uint8", f"exponentials_{bits}_{name}"), log2) for half, name in halves]
+    return [s.op("Gather", table, log2) for table in weights_by_log2(s, bits)]
 
 
 def row_mean(s: Scope, o: str, sums: str, heads: int, tokens: int, keys: int, bits: int) -> str:

@@ -63,10 +63,7 @@ def biased_attention(
         x = s.op("Max", x, s.int32(FLOOR))
     distance = s.op("Sub", s.op("ReduceMax", x, s.int64(-1), keepdims=1), x)
     index = s.op("Min", distance, s.int32(last_log2(bits)))
-    weights = [
-        look_up(s, s.constant(half, "uint8", f"exponentials_{bits}_{name}"), index, heads, tokens, keys)
-        for half, name in zip(weights_by_log2(bits), ("upper", "lower"), strict=True)
-    ]
+    weights = [look_up(s, table, index, heads, tokens, keys) for table in weights_by_log2(s, bits)]
     result = (divisor, mean_addend, multiplier, addend, unit, top)
     sizes: dict[str, Any] = dict(heads=heads, tokens=tokens, keys=keys, windows=windows, value_size=value_size)
     return means(s, weights, v, *result, **sizes, bits=bits, portable=portable, far=far)
