@@ -21,6 +21,7 @@ from intvit.cli.inspect import inspect_command
 from intvit.cli.pack import pack_command
 from intvit.cli.passes import passes_command
 from intvit.cli.quantize import quantize_command
+from intvit.cli.report_page import report_command
 from intvit.cli.run import run_command
 from intvit.cli.serve import serve_command
 from intvit.cli.verify import verify_command
@@ -43,6 +44,7 @@ for name, command in (
     ("verify", verify_command),
     ("inspect", inspect_command),
     ("bench", bench_command),
+    ("report", report_command),
     ("serve", serve_command),
     ("passes", passes_command),
     ("demo", demo_command),

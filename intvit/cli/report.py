@@ -69,15 +69,15 @@ class Stages:
     def __init__(self, bar: "Progress") -> None:
         self._bar = bar
         self._task: Any = None
-        self._name, self._done, self._since = "", 0, 0.0
+        self._name, self._done, self._unit, self._since = "", 0, "images", 0.0
 
-    def __call__(self, name: str, done: int = 0, total: int | None = None) -> None:
-        """Stage `name` has done so many (images) of `total`; a new name ends the stage before."""
+    def __call__(self, name: str, done: int = 0, total: int | None = None, unit: str = "images") -> None:
+        """Stage `name` has done so many of `total`; a new name ends the stage before."""
         if name != self._name:
             self.end()
             self._name, self._since = name, time.perf_counter()
             self._task = self._bar.add_task(name, total=total)
-        self._done = done
+        self._done, self._unit = done, unit
         self._bar.update(self._task, completed=done, total=total)
 
     def end(self) -> None:
@@ -87,8 +87,8 @@ class Stages:
         self._bar.remove_task(self._task)
         seconds = time.perf_counter() - self._since
         if self._bar.disable and seconds >= WORTH_A_LINE:
-            images = f" {self._done} images" if self._done else ""
-            typer.echo(f"{self._name}{images}: {seconds:.1f} s", err=True)
+            amount = f" {self._done} {self._unit}" if self._done else ""
+            typer.echo(f"{self._name}{amount}: {seconds:.1f} s", err=True)
         self._task = None
         self._name = ""
 

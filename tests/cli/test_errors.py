@@ -23,7 +23,19 @@ def test_help_and_version(intvit: Command) -> None:
     assert intvit("--version").out.strip() == f"intvit {__version__}"
     text = intvit("--help")
     assert text.code == 0
-    for command in ("quantize", "compile", "export", "run", "eval", "verify", "inspect", "bench", "passes", "demo"):
+    for command in (
+        "quantize",
+        "compile",
+        "export",
+        "run",
+        "eval",
+        "verify",
+        "inspect",
+        "bench",
+        "report",
+        "passes",
+        "demo",
+    ):
         assert f"\n  {command} " in text.out
         assert intvit(command, "--help").out.startswith(f"Usage: intvit {command}")
 

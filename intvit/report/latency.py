@@ -1,0 +1,30 @@
+"""The time of each kernel of a compiled module, in the order in which they run."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from intvit.bench.kernels import Kernel, by_kernel
+from intvit.bench.machine import describe
+from intvit.model import Step
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The profile of one run of a module: its kernels in order, and added up by kind; `where` it was taken."""
+
+    target: str
+    threads: int | None
+    where: str
+    steps: tuple[Step, ...]
+    kernels: tuple[Kernel, ...]
+
+    @property
+    def seconds(self) -> float:
+        """All kernels together."""
+        return sum(step.seconds for step in self.steps)
+
+
+def latency(steps: Iterable[Step], target: str, threads: int | None) -> Latency:
+    """What the page shows of a profile, with the machine it was taken on."""
+    steps = tuple(steps)
+    return Latency(target, threads, str(describe().get("cpu", "")), steps, tuple(by_kernel(steps)))
