@@ -4,12 +4,15 @@ Which width and granularity a tensor has follows from what reads it (`Role`), ne
 
 | role        | default                                              | paper                    |
 |-------------|------------------------------------------------------|--------------------------|
-| product     | int8, affine; per channel, behind GELU one scale     | int8, one scale          |
+| product     | int8, affine; per channel, behind GELU one scale (*) | int8, one scale          |
 | score       | int8, one scale per head                             | int8, one for q, k and v |
 | value       | int8, per channel                                    | int8, one for q, k and v |
 | matrix      | int8, one scale                                      | int8, one scale          |
 | fixed       | int16, power of two                                  | int8, one scale          |
 | wide        | int16, one scale                                     | int16, one scale         |
+
+(*) at the least error of the product that reads it (`observers.ProductError`). DeiT-T on 1200 images: agreement with
+float 98.42 % with the extremes and 98.75 so, cosine of the logits 0.9965 and 0.9973.
 
 Per-channel scales and offsets in front of a product are free: they fold into its weights and bias, exactly
 (RepQ-ViT's reparameterization without its common scale).
@@ -57,11 +60,11 @@ NORMALIZED_PRECISION = 2.0**-11
 class Policy:
     """How grids are chosen. `published` selects I-ViT's granularity and its forms of the functions."""
 
-    observer: str = "minmax"
+    observer: str = "auto"
     published: bool = False
 
 
-PRESETS = {"default": Policy(), "paper": Policy(published=True)}
+PRESETS = {"default": Policy(), "paper": Policy("minmax", published=True)}
 
 
 def scores_name(attention: str) -> str:
@@ -143,10 +146,10 @@ def _grid(module: fx.GraphModule, node: fx.Node, role: Role, observer: Observer,
     channels = observer.mean.numel()
     if role is Role.PRODUCT and not policy.published:
         if node.target is floatops.gelu:
-            bounds = _widened(observer.bounds(1), torch.tensor([2.0**-GELU_FRACTION]))
+            bounds = _widened(_shared_bounds(observer), torch.tensor([2.0**-GELU_FRACTION]))
             return _with_whole_zero_point(Grid.affine(*bounds, "int8"))
         if node.target is floatops.pointwise:
-            return _with_whole_zero_point(Grid.affine(*observer.bounds(1), "int8"))
+            return _with_whole_zero_point(Grid.affine(*_shared_bounds(observer), "int8"))
         if stored_role(node) is Role.PRODUCT and node.target in NORMALIZATIONS:
             return Grid.affine(*_widened(_likely_bounds(observer), _normalized_step(module, node, observer)), "int8")
         return Grid.symmetric(_largest(_likely_bounds(observer)), "int8")
@@ -183,6 +186,11 @@ def _likely_bounds(observer: Observer) -> tuple[Tensor, Tensor]:
     low, high = observer.bounds(observer.mean.numel())
     reach = LIKELY * observer.deviation
     return torch.minimum(low, observer.mean - reach), torch.maximum(high, observer.mean + reach)
+
+
+def _shared_bounds(observer: Observer) -> tuple[Tensor, Tensor]:
+    """`[1]` each, for all channels: as the observer proposes, from many values; of few, the next image has larger."""
+    return observer.bounds(1) if observer.count * observer.mean.numel() >= MANY else observer.extremes(1)
 
 
 def _widest(observer: Observer) -> Tensor:

@@ -2,7 +2,7 @@
 
 Memory does not depend on the number of images. `MinMax` keeps four vectors; `Histogram` keeps `BINS` counts per
 channel over a symmetric range that doubles when it is left (two neighbours merge, so counts stay exact), and serves
-both the percentile and the mean-squared-error observer.
+both the percentile and the mean-squared-error observer. `ProductError` keeps one histogram of all channels, finer.
 """
 
 import math
@@ -15,7 +15,11 @@ from torch import Tensor
 from intvit.errors import IntvitError
 
 BINS = 1024
+FINE_BINS = 1 << 14
+"""Of one histogram for all channels: GELU's outliers are 70 times its deviation, and 256 levels lie within less."""
 CANDIDATES = 60
+LEAST_SHARE = 0.3
+"""Of the extremes, that a range may be narrowed to."""
 
 
 class Observer(Protocol):
@@ -77,31 +81,40 @@ class MinMax:
 
 
 class Histogram(MinMax):
-    """Counts per channel between `-limit` and `limit`."""
+    """Counts between `-limit` and `limit`, `[rows, bins]`: a row for each channel."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, rows: int | None = None, bins: int = BINS) -> None:
         super().__init__(channels)
         self.limit = torch.zeros(())
-        self.counts = torch.zeros(channels, BINS, dtype=torch.float64)
+        self.counts = torch.zeros(channels if rows is None else rows, bins, dtype=torch.float64)
 
     def update(self, x: Tensor) -> None:
         super().update(x)
-        rows = x.reshape(-1, x.shape[-1])
+        rows, bins = x.reshape(-1, x.shape[-1]), self.counts.shape[1]
         peak = rows.abs().max()
         if self.limit == 0:
             self.limit = torch.exp2(torch.floor(torch.log2(peak.clamp(min=1e-20))) + 1)
         while peak >= self.limit:
             self.limit = self.limit * 2
-            merged = self.counts.reshape(-1, BINS // 2, 2).sum(-1)
-            self.counts = torch.nn.functional.pad(merged, (BINS // 4, BINS // 4))
-        bins = (rows * (BINS / 2) / self.limit).floor().to(torch.int64) + BINS // 2
-        flat = bins + torch.arange(rows.shape[1]) * BINS
-        self.counts += torch.bincount(flat.flatten(), minlength=self.counts.numel()).reshape(self.counts.shape)
+            merged = self.counts.reshape(-1, bins // 2, 2).sum(-1)
+            self.counts = torch.nn.functional.pad(merged, (bins // 4, bins // 4))
+        found = (rows * (bins / 2) / self.limit).floor().to(torch.int64) + bins // 2
+        self.counts += self._counted(found).reshape(self.counts.shape)
+
+    def _counted(self, bins: Tensor) -> Tensor:
+        """Counts of bins `[N, C]`, row after row."""
+        flat = bins + torch.arange(bins.shape[1]) * self.counts.shape[1]
+        return torch.bincount(flat.flatten(), minlength=self.counts.numel())
+
+    @property
+    def centres(self) -> Tensor:
+        """Of the bins, float64."""
+        bins = self.counts.shape[1]
+        return (torch.arange(bins, dtype=torch.float64) + 0.5) * (2 * self.limit.double() / bins) - self.limit
 
     def grouped(self, groups: int) -> tuple[Tensor, Tensor]:
         """Counts `[groups, BINS]` and the centre of each bin `[BINS]`."""
-        centres = (torch.arange(BINS, dtype=torch.float64) + 0.5) * (2 * self.limit.double() / BINS) - self.limit
-        return self.counts.reshape(groups, -1, BINS).sum(1), centres
+        return self.counts.reshape(groups, -1, self.counts.shape[1]).sum(1), self.centres
 
 
 class Percentile(Histogram):
@@ -139,6 +152,42 @@ class MeanSquaredError(Histogram):
         return (low * chosen).float(), (high * chosen).float()
 
 
+class ProductError(Histogram):
+    """One range for all channels, at which 256 levels leave the output of the products after it the smallest error.
+
+    An error of channel k reaches the outputs with the energy `importance[k]`, the sum of its squared weights: errors of
+    different channels are taken as independent (the diagonal of the Hessian in PTQ4ViT's metric, arXiv:2111.12293,
+    section 3.3, without its gradient). Either end is searched by itself, the wider first.
+    """
+
+    def __init__(self, importance: Tensor) -> None:
+        """`importance`: of each channel, `[C]`."""
+        super().__init__(importance.numel(), rows=1, bins=FINE_BINS)
+        self._importance = importance.double()
+
+    def _counted(self, bins: Tensor) -> Tensor:
+        weights = self._importance.expand(bins.shape).flatten()
+        return torch.bincount(bins.flatten(), weights, minlength=self.counts.numel())
+
+    def bounds(self, groups: int) -> tuple[Tensor, Tensor]:
+        """For all channels; the extremes where channels are apart."""
+        if groups > 1:
+            return self.extremes(groups)
+        ends = [float(end) for end in self.extremes(groups)]
+        for side in sorted((0, 1), key=lambda side: -abs(ends[side])):
+            shares = torch.linspace(1.0, LEAST_SHARE, CANDIDATES, dtype=torch.float64).tolist()
+            tried = [[*ends[:side], ends[side] * share, *ends[side + 1 :]] for share in shares]
+            ends = min(tried, key=lambda found: self._error(*found))
+        return torch.tensor(ends[:1]), torch.tensor(ends[1:])
+
+    def _error(self, low: float, high: float) -> float:
+        """Weighted squared error of the levels between two bounds."""
+        step = max((high - low) / 255, 1e-12)
+        centres = self.centres
+        level = ((centres.clamp(low, high) - low) / step).round() * step + low
+        return float((self.counts[0] * (level - centres).square()).sum())
+
+
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -148,12 +197,18 @@ def _number(text: str) -> float:
 
 @dataclass(frozen=True)
 class ObserverChoice:
-    """An observer by name: `minmax`, `mse`, or `percentile` with its fraction as in `percentile:0.9999`."""
+    """An observer by name: `auto`, `minmax`, `mse`, or `percentile` with its fraction as in `percentile:0.9999`.
+
+    `auto` is `minmax`, but `ProductError` where all channels in front of a product share one scale.
+    """
 
     name: str
 
-    def make(self, channels: int) -> Observer:
+    def make(self, channels: int, importance: Tensor | None = None) -> Observer:
+        """`importance`: of each channel, where one scale serves them all in front of products."""
         kind, _, parameter = self.name.partition(":")
+        if kind == "auto" and not parameter:
+            return MinMax(channels) if importance is None else ProductError(importance)
         if kind == "minmax" and not parameter:
             return MinMax(channels)
         if kind == "mse" and not parameter:
@@ -162,4 +217,4 @@ class ObserverChoice:
             fraction = _number(parameter or "0.9999")
             if 0.5 < fraction <= 1:
                 return Percentile(channels, fraction)
-        raise IntvitError(f"unknown observer {self.name!r}: choose minmax, mse or percentile[:FRACTION]")
+        raise IntvitError(f"unknown observer {self.name!r}: choose auto, minmax, mse or percentile[:FRACTION]")

@@ -60,8 +60,8 @@ def quantize(
     `weights`.
     `data`: a folder of images, float32 `[C, H, W]` or `[N, C, H, W]` arrays or tensors (one, an iterable, a
     DataLoader), `.npy`, `.npz`, or a callable that gives one of these. `preprocessing` overrides the model's own.
-    `labels`: a name per class. `observer`: `minmax`, `mse` or `percentile:FRACTION`. `progress` is told the stage and
-    the number of images done.
+    `labels`: a name per class. `observer`: `auto`, `minmax`, `mse` or `percentile:FRACTION`. `progress` is told the
+    stage and the number of images done.
 
     Raises `IntvitError` for bad input, `UnsupportedOp` with every operation that has no integer form, `VerifyError`
     where a layer could overflow.

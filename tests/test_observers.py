@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from intvit.errors import IntvitError
-from intvit.observers import BINS, Histogram, MeanSquaredError, MinMax, ObserverChoice, Percentile
+from intvit.grid import Grid
+from intvit.observers import BINS, Histogram, MeanSquaredError, MinMax, ObserverChoice, Percentile, ProductError
 
-NAMES = ["minmax", "mse", "percentile:0.999"]
+NAMES = ["auto", "minmax", "mse", "percentile:0.999"]
 
 
 def values(rows: int, channels: int = 4, seed: int = 0) -> Tensor:
@@ -146,3 +147,37 @@ def test_a_tensor_of_zeros(name: str) -> None:
 def test_unknown_observers_are_refused(name: str) -> None:
     with pytest.raises(IntvitError, match="unknown observer"):
         ObserverChoice(name).make(1)
+
+
+def product_error(x: Tensor, weight: Tensor, bounds: tuple[Tensor, Tensor]) -> float:
+    """Of `x @ weight.T` where x is rounded to 256 levels between the bounds."""
+    grid = Grid.affine(*bounds, "int8")
+    return float(((grid.dequantize(grid.quantize(x)) - x) @ weight.T).square().mean())
+
+
+def test_one_range_is_that_of_the_least_error_of_the_product() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.nn.functional.gelu(torch.randn(4000, 16, generator=generator))
+    x[:, 3] *= 3  # in a channel that hardly matters to the product
+    weight = torch.eye(16)
+    weight[3, 3] = 0.01
+    observer = ProductError(weight.square().sum(0))
+    for chunk in x.split(1000):
+        observer.update(chunk)
+    bounds = observer.bounds(1)
+    assert product_error(x, weight, bounds) < product_error(x, weight, observer.extremes(1)) / 2
+    others = [tuple(end * share for end in bounds) for share in (0.8, 1.25)]
+    assert all(product_error(x, weight, bounds) < product_error(x, weight, other) for other in others)
+
+
+def test_channels_apart_have_their_extremes() -> None:
+    observer = ProductError(torch.ones(4))
+    observer.update(values(100))
+    for found, expected in zip(observer.bounds(4), observer.extremes(4), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_auto_is_minmax_where_scales_are_not_shared() -> None:
+    auto = ObserverChoice("auto")
+    assert type(auto.make(3)) is MinMax
+    assert type(auto.make(3, torch.ones(3))) is ProductError

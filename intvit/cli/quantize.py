@@ -36,7 +36,8 @@ def quantize_command(
     ] = None,
     preset: Annotated[str, typer.Option("--preset", help="default, or paper (as published).")] = "default",
     observer: Annotated[
-        str | None, typer.Option("--observer", help="minmax, mse or percentile:FRACTION; by default the preset's.")
+        str | None,
+        typer.Option("--observer", help="auto, minmax, mse or percentile:FRACTION; by default the preset's."),
     ] = None,
     size: Annotated[str | None, typer.Option("--size", metavar="N|HxW", help=f"The model's input; {_OWN}.")] = None,
     resize: Annotated[str | None, typer.Option("--resize", metavar="N|HxW", help="Shorter side, or both.")] = None,
