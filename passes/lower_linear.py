@@ -42,7 +42,7 @@ class LowerLinear(LoweringPass):
         grid = graph.grid(x, Role.PRODUCT)
         rows = graph.grid(site, Role.ACCUMULATOR)
         mean = graph.calibrated.mean(graph.origin(x))
-        w, c = quantized_weights(graph.value(weight), graph.value(bias), grid, rows.scale, mean)
+        w, c = quantized_weights(graph.value(weight), graph.value(bias) - rows.offset, grid, rows.scale, mean)
         acc = graph.emit(linear, graph.read(x, grid), w, c)
         return graph.write(acc, rows)
 

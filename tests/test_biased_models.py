@@ -9,6 +9,7 @@ import tiny
 import torch
 
 import intvit
+from intvit.targets import runs_here
 from intvit.verify.bit_exact import prove_bit_exact
 from intvit.verify.overflow import prove_no_overflow
 
@@ -27,7 +28,7 @@ def test_nothing_overflows() -> None:
 
 @pytest.mark.parametrize("target", ["auto", "x86-64-v1"])
 def test_a_compiled_module_has_the_same_integers(target: str) -> None:
-    if target != "auto" and not intvit.targets.runs_here(target):
+    if target != "auto" and not runs_here(target):
         pytest.skip(f"this machine does not run {target}")
     prove_bit_exact(intvit.compile(biased.integer_model(), target, threads=2), biased.integer_model())
 

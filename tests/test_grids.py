@@ -1,7 +1,10 @@
 """The grids of movements, convolutions, pools and products: those of what they read, or of what reads them."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from sites import noise
 from torch import fx
 from windowed import SAME, Sketch
 
@@ -92,3 +95,32 @@ def test_depthwise_weights_fill_eight_bits(sketch: Sketch) -> None:
     weight = graph.source.module.get_buffer(result.args[1].target).double() * own.scale
     largest = (weight.abs().amax(0) / grid(graph, result, Role.ACCUMULATOR).scale).round()
     assert bool((largest == 127).all())
+
+
+def attention(sketch: Sketch, more: Callable[[fx.Node], fx.Node]) -> tuple[CalibratedGraph, fx.Node, fx.Node]:
+    """An attention whose values lie around 6 with a deviation of 1; `more` reads it. Its values, and it."""
+    x = patches(sketch)
+    q, k, v = (sketch.linear(x) for _ in range(3))
+    sketch.root.get_buffer(str(v.args[2].target)).fill_(6.0)  # type: ignore[union-attr]
+    result = sketch.call(floatops.attention, q, k, v, 2, 8**-0.5, shape=x.meta["shape"])
+    return sketch.calibrated(more(result)), v, result
+
+
+def test_values_lie_around_their_middle_and_so_does_their_mean(sketch: Sketch) -> None:
+    graph, v, result = attention(sketch, sketch.linear)
+    values, means, sums = (
+        grid(graph, v, Role.VALUE),
+        grid(graph, result, Role.PRODUCT),
+        grid(graph, v, Role.ACCUMULATOR),
+    )
+    assert torch.equal(values.offset, means.offset) and torch.equal(values.offset, sums.offset)
+    assert float((values.offset - 6).abs().max()) < 3 and float(values.scale.max()) < 5 / 127
+    assert noise(graph, lower(graph)) < 0.02
+
+
+@pytest.mark.parametrize("reader", ["norm", "gelu"])
+def test_values_have_no_offset_where_no_product_takes_it(sketch: Sketch, reader: str) -> None:
+    graph, v, result = attention(sketch, getattr(sketch, reader))
+    for node, role in ((v, Role.VALUE), (v, Role.ACCUMULATOR), (result, Role.PRODUCT)):
+        assert not bool(grid(graph, node, role).offset.any())
+    lower(graph)

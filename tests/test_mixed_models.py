@@ -14,6 +14,7 @@ from intvit.integer_model import IntegerModel
 from intvit.kernels.cuda.arch import ARCHS
 from intvit.kernels.isa import AVX2
 from intvit.legalize import Legalizer
+from intvit.targets import runs_here
 from intvit.verify.bit_exact import prove_bit_exact
 from intvit.verify.no_float import prove_no_float
 from intvit.verify.overflow import shapes_of
@@ -26,7 +27,7 @@ def groups(rules: Fusion) -> list[str]:
 @pytest.mark.parametrize("preset", ["default", "paper"])
 @pytest.mark.parametrize("target", ["auto", "x86-64-v3"])
 def test_a_compiled_module_has_the_same_integers(target: str, preset: str) -> None:
-    if target != "auto" and not intvit.targets.runs_here(target):
+    if target != "auto" and not runs_here(target):
         pytest.skip(f"this machine does not run {target}")
     model = mixed.integer_model(preset)
     prove_bit_exact(intvit.compile(model, target, threads=2), model)

@@ -10,6 +10,7 @@ import torch
 
 import intvit
 from intvit.fusion import name_of
+from intvit.targets import runs_here
 from intvit.verify.bit_exact import prove_bit_exact
 from intvit.verify.overflow import prove_no_overflow
 
@@ -31,7 +32,7 @@ def test_is_near_the_float_model() -> None:
 
 @pytest.mark.parametrize("target", ["auto", "x86-64-v3", "x86-64-v1"])
 def test_a_compiled_module_has_the_same_integers(target: str) -> None:
-    if target != "auto" and not intvit.targets.runs_here(target):
+    if target != "auto" and not runs_here(target):
         pytest.skip(f"this machine does not run {target}")
     prove_bit_exact(intvit.compile(normalized.integer_model(), target, threads=2), normalized.integer_model())
 

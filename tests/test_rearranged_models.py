@@ -13,13 +13,14 @@ from intvit.errors import VerifyError
 from intvit.fusion import name_of
 from intvit.integer_model import IntegerModel
 from intvit.stages import copy_of
+from intvit.targets import runs_here
 from intvit.verify.bit_exact import prove_bit_exact
 from intvit.verify.no_float import prove_no_float
 
 
 @pytest.mark.parametrize("target", ["auto", "x86-64-v1"])
 def test_a_compiled_module_has_the_same_integers(target: str) -> None:
-    if target != "auto" and not intvit.targets.runs_here(target):
+    if target != "auto" and not runs_here(target):
         pytest.skip(f"this machine does not run {target}")
     prove_bit_exact(intvit.compile(moved.integer_model(), target, threads=2), moved.integer_model())
 

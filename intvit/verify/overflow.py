@@ -100,7 +100,7 @@ class _Checks(fx.Interpreter):
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operation = operation_of(target)
         if operation is None:
-            raise TypeError(f"{target} is not an operation of it")
+            raise TypeError(f"{getattr(target, '__name__', target)} is not an operation of it")
         return operation.check(*args, **kwargs)
 
 

@@ -3,7 +3,6 @@
 Needs `onnx` and `onnxruntime`; what OpenVINO makes of it is tested where `openvino` is installed.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -232,5 +231,5 @@ def test_another_operation_is_refused() -> None:
     graph = fx.Graph()
     graph.output((graph.call_function(torch.neg, (graph.placeholder("image"),)),))
     broken = IntGraph.of(fx.GraphModule(nn.Module(), graph), tiny.GRID, (1.0,), ((32, 32, 3),))
-    with pytest.raises(IntvitError, match=re.escape("profile qdq has no float form of neg")):
+    with pytest.raises(IntvitError, match="neg is not an operation"):
         Layers(broken, Scope.graph(21), "uint8").write()
