@@ -22,6 +22,7 @@ import family_table
 from family_list import FAMILIES, Entry, entry_of
 
 from intvit.bench.machine import describe
+from intvit.bench.matrix import MODULE
 
 Found = dict[str, Any]
 
@@ -45,8 +46,8 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, metavar="FILE", help=f"puts the table behind {family_table.MARKER}")
     parser.add_argument("--table", action="store_true", help="make the tables again, and measure nothing")
     options = parser.parse_args()
-    if options.latency and options.artifacts is None:
-        parser.error("--latency needs --artifacts")
+    if options.latency and (options.artifacts is None or options.rounds < 1 or options.go_on):
+        parser.error("--latency needs --artifacts and at least one round, and is for models that passed")
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "families.json"
     found: list[Found] = json.loads(path.read_text()) if path.is_file() else []
@@ -55,6 +56,9 @@ def main() -> None:
         if options.go_on and name in passed:
             continue
         known = next((other for other in found if other["model"] == name), None)
+        if options.latency and (known is None or not (kept(options.artifacts, name) / MODULE).is_file()):
+            print(f"{name}: no module is kept: examine it with --artifacts first", flush=True)
+            continue
         finding = examined(entry_of(name), options, known)
         found = [*(other for other in found if other["model"] != name), finding]
         path.write_text(json.dumps(found, indent=1) + "\n")
@@ -87,16 +91,23 @@ def examined(entry: Entry, options: argparse.Namespace, known: Found | None = No
             reason = f"not done after {options.timeout:.0f} s"
         finding: Found = json.loads(out.read_text()) if out.is_file() else {"model": entry.name, "reasons": {}}
     if reason is not None:
-        step = next(reversed(finding["reasons"]), "build")
+        step = "latency" if options.latency else next(reversed(finding["reasons"]), "build")
         finding = {**finding, "passed": False, "reasons": {**finding["reasons"], step: reason}}
+    if options.latency:
+        return {**(known or {}), **finding}
     return {**finding, "family": entry.family, "options": entry.options, "plain": options.plain, "machine": describe()}
+
+
+def kept(artifacts: Path, name: str) -> Path:
+    """The folder of a model."""
+    return artifacts / name.replace(":", "-")
 
 
 def _arguments(entry: Entry, options: argparse.Namespace) -> list[str]:
     """Of `one_family.py` for a model."""
     found = [entry.name, "--options", json.dumps(entry.options), "--rounds", str(options.rounds)]
     found += ["--size", str(entry.size)] if entry.size else []
-    found += ["--artifacts", str(options.artifacts / entry.name.replace(":", "-"))] if options.artifacts else []
+    found += ["--artifacts", str(kept(options.artifacts, entry.name))] if options.artifacts else []
     return found + [f"--{name}" for name in ("plain", "latency") if getattr(options, name)]
 
 

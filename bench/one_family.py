@@ -27,8 +27,8 @@ def main() -> None:
     parser.add_argument("--latency", action="store_true", help="only this, with the module in --artifacts")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     options = parser.parse_args()
-    if options.latency and options.artifacts is None:
-        parser.error("--latency needs --artifacts")
+    if options.latency and (options.artifacts is None or options.rounds < 1):
+        parser.error("--latency needs --artifacts and at least one round")
 
     def write(finding: Finding) -> None:
         options.out.write_text(json.dumps(finding.to_json()) + "\n")

@@ -32,7 +32,7 @@ class Role(Enum):
     SCORE = "score"
     """Queries and keys: int8, symmetric, one scale per head."""
     VALUE = "value"
-    """Values of an attention: int8, symmetric, one scale per channel."""
+    """Values of an attention: int8, one scale per channel, around 0 or the middle of its values."""
     MATRIX = "matrix"
     """An operand of a product of two computed tensors: int8, symmetric, one scale."""
     FIXED = "fixed"

@@ -7,7 +7,11 @@ import torch
 from torch import Tensor, fx
 
 from intvit import floatops
+from intvit.grid import Role
 from intvit.nodes import arguments
+from intvit.roles import roles_read
+
+OTHER_BYTES = {Role.MATRIX, Role.SCORE, Role.VALUE}
 
 
 def importance(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
@@ -17,8 +21,13 @@ def importance(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
 
 
 def shared(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
-    """The importance where all channels have one scale in front of these products: behind activation functions."""
-    return importance(module, node) if node.target in (floatops.gelu, floatops.pointwise) else None
+    """The importance where all channels have one scale in front of these products: behind activation functions.
+
+    None where what else reads the tensor in 8 bits would get the range of these products.
+    """
+    if node.target not in (floatops.gelu, floatops.pointwise) or OTHER_BYTES & set(roles_read(node)):
+        return None
+    return importance(module, node)
 
 
 def _of_reader(module: fx.GraphModule, user: fx.Node) -> Tensor | None:

@@ -17,6 +17,8 @@ from intvit.errors import IntvitError
 BINS = 1024
 FINE_BINS = 1 << 14
 """Of one histogram for all channels: GELU's outliers are 70 times its deviation, and 256 levels lie within less."""
+MANY = 10_000
+"""Values from which on the extremes that were seen are enough; of fewer, the next image has larger."""
 CANDIDATES = 60
 LEAST_SHARE = 0.3
 """Of the extremes, that a range may be narrowed to."""
@@ -142,7 +144,7 @@ class MeanSquaredError(Histogram):
         low, high = self.extremes(groups)
         best = torch.full((groups,), torch.inf, dtype=torch.float64)
         chosen = torch.ones(groups, dtype=torch.float64)
-        for share in torch.linspace(0.3, 1.0, CANDIDATES, dtype=torch.float64).flip(0):
+        for share in torch.linspace(LEAST_SHARE, 1.0, CANDIDATES, dtype=torch.float64).flip(0):
             first, last = (low * share)[:, None], (high * share)[:, None]
             step = ((last - first) / 255).clamp(min=1e-12)
             level = ((centres.clamp(first, last) - first) / step).round() * step + first
@@ -170,8 +172,8 @@ class ProductError(Histogram):
         return torch.bincount(bins.flatten(), weights, minlength=self.counts.numel())
 
     def bounds(self, groups: int) -> tuple[Tensor, Tensor]:
-        """For all channels; the extremes where channels are apart."""
-        if groups > 1:
+        """For all channels; the extremes where channels are apart, and of too few values to narrow them."""
+        if groups > 1 or self.count * self._importance.numel() < MANY:
             return self.extremes(groups)
         ends = [float(end) for end in self.extremes(groups)]
         for side in sorted((0, 1), key=lambda side: -abs(ends[side])):

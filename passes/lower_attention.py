@@ -7,7 +7,8 @@
 
 The scale of the scores, `head_size^-0.5` and log2(e) are one dyadic number, so that the exponent comes out in log2
 units with eight fraction bits and no division is needed. The mean of the values comes in Q7 of the scale of the
-values, which is per channel, and goes to the per-channel grid of the next product.
+values, which is per channel, and goes to the per-channel grid of the next product. Both grids have the same offset: the
+weights of the values add up to 1.
 """
 
 import math
@@ -21,6 +22,7 @@ from intvit import floatops
 from intvit.dialect.attention import LOG2_FRACTION, attention
 from intvit.dialect.biased_attention import MASK, biased_attention
 from intvit.dialect.published import attention_published
+from intvit.errors import VerifyError
 from intvit.grid import Dyadic, Role, dyadic_for
 from intvit.nodes import arguments
 from intvit.passes.base import LoweringPass, Skip
@@ -82,6 +84,8 @@ class LowerAttention(LoweringPass):
         operands = [graph.read(x, grid) for x, grid in zip(site.operands, grids, strict=True)]
         score = _per_head(grids[0].scale, site.heads) * _per_head(grids[1].scale, site.heads) * site.scale
         out = graph.grid(site.node, Role.PRODUCT)
+        if bool((grids[2].offset != out.offset).any()):
+            raise VerifyError(f"{site.node.name}: the values of an attention and its result need the same offset")
         build = self._published if graph.calibrated.published else self._default
         return graph.write(build(graph, site, score, grids[2].scale / out.scale, operands), out)
 

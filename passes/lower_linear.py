@@ -1,14 +1,15 @@
 """Linear layers: int8 times int8 weights, exact int32 sums, every constant folded.
 
     before   y: f32 = linear(x, W, b)                         x = s_k q_k + o_k per input channel k
-    after    acc: i32 = intvit::linear(q, w, c)               y_n ~ t_n acc_n,  t_n the weight scale of row n
+    after    acc: i32 = intvit::linear(q, w, c)               y_n ~ t_n acc_n + o_n,  t_n the weight scale of row n
 
     w_nk = round(W_nk s_k / t_n)                              the input's scales fold into the columns
-    c_n  = round((b_n + Σ_k W_nk E[x_k]) / t_n - Σ_k w_nk E[q_k])
+    c_n  = round((b_n - o_n + Σ_k W_nk E[x_k]) / t_n - Σ_k w_nk E[q_k])
 
-The offsets `o_k` are inside `E[x_k] = s_k E[q_k] + o_k`, and so is bias correction: on average over the calibration
-images, the rounding of the weights does not shift the output (Nagel et al., arXiv:1906.04721, section 4.2). The result
-keeps the grid of its accumulators; what reads it requantizes (`fold-boundaries`) or adds it (`lower-residual`).
+`o_n` is 0 but for the values of an attention (`intvit.grids`). The offsets `o_k` are inside
+`E[x_k] = s_k E[q_k] + o_k`, and so is bias correction: on average over the calibration images, the rounding of the
+weights does not shift the output (Nagel et al., arXiv:1906.04721, section 4.2). The result keeps the grid of its
+accumulators; what reads it requantizes (`fold-boundaries`) or adds it (`lower-residual`).
 """
 
 from dataclasses import dataclass

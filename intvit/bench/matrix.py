@@ -91,8 +91,8 @@ class Finding:
 
     @classmethod
     def of_json(cls, known: dict[str, Any]) -> "Finding":
-        """Of what `to_json` gave, whatever was added to it."""
-        return cls(**{each.name: known[each.name] for each in fields(cls)})
+        """Of what `to_json` gave, whatever was added to it since, or was not yet in it."""
+        return cls(**{each.name: known[each.name] for each in fields(cls) if each.name in known})
 
 
 class Remembered(Model):
@@ -135,6 +135,7 @@ def measure(subject: Subject, folder: Path, finding: Finding, turns: Turns) -> N
 
     `folder` holds the module that `examine` left there; the finding is changed.
     """
+    finding.reasons.pop("latency", None)
     threads = min(2, len(cores()))
     pixels = subject.pixels(1, SEEDS["others"])
     ours = load(folder / MODULE, threads)

@@ -26,11 +26,27 @@ class Operation:
     check: Check
     ranges: Rule
 
+    def require_kinds(self, *args: Any, **kwargs: Any) -> None:
+        """Raises `TypeError` where an argument is not what the schema says, as torch's dispatcher would."""
+        require(not kwargs, "arguments are given by place")
+        declared = self.call._schema.arguments
+        require(len(args) <= len(declared), f"{self.name} takes {len(declared)} arguments, not {len(args)}")
+        for argument, value in zip(declared, args, strict=False):
+            kind = str(argument.type)
+            require(_is_of(value, kind), f"{argument.name} must be {kind}, not {type(value).__name__}")
+
     @property
     def qualified(self) -> str:
         return f"intvit::{self.name}"
 
 
+def _is_of(value: Any, kind: str) -> bool:
+    if kind.startswith("List["):
+        return isinstance(value, list | tuple) and all(_is_of(entry, kind[5:-1]) for entry in value)
+    return isinstance(value, KINDS[kind])
+
+
+KINDS = {"Tensor": Tensor, "int": int, "str": str}
 OPERATIONS: dict[str, Operation] = {}
 _BY_CALL: dict[Any, Operation] = {}
 

@@ -25,6 +25,7 @@ class Latency:
 
 
 def latency(steps: Iterable[Step], target: str, threads: int | None) -> Latency:
-    """What the page shows of a profile, with the machine it was taken on."""
+    """What the page shows of a profile; with the CPU that it was taken on, where that is what ran it."""
     steps = tuple(steps)
-    return Latency(target, threads, str(describe().get("cpu", "")), steps, tuple(by_kernel(steps)))
+    where = "" if target.startswith("cuda") else str(describe().get("cpu", ""))
+    return Latency(target, threads, where, steps, tuple(by_kernel(steps)))

@@ -43,7 +43,9 @@ def effects(
 ) -> tuple[Effect, ...]:
     """An effect per tensor of 8 or 16 bits, the largest first, from at least one image `[N, H, W, C]`.
 
-    `progress` is told how many of how many runs are done: one per tensor and image.
+    There are none where the output is 0 for all images.
+
+        `progress` is told how many of how many runs are done: one per tensor and image.
     """
     nodes = list(graph.module.graph.nodes)
     noise: dict[fx.Node, float] = {}
@@ -59,7 +61,9 @@ def effects(
             noise[node] = noise.get(node, 0.0) + float((changed - exact).square().sum())
             done += 1
             progress(done, len(chosen) * len(pixels))
-    found = [_effect(node, total / max(energy, 1e-300), values[node]) for node, total in noise.items()]
+    if energy == 0:
+        return ()
+    found = [_effect(node, total / energy, values[node]) for node, total in noise.items()]
     return tuple(sorted(found, key=lambda effect: -effect.noise))
 
 

@@ -101,6 +101,7 @@ class _Checks(fx.Interpreter):
         operation = operation_of(target)
         if operation is None:
             raise TypeError(f"{getattr(target, '__name__', target)} is not an operation of it")
+        operation.require_kinds(*args, **kwargs)
         return operation.check(*args, **kwargs)
 
 

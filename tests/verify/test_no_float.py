@@ -125,6 +125,10 @@ class TestModule:
             prove_no_float_module(module)
         assert "integer:" not in str(caught.value)
 
+    def test_a_constant_that_is_passed_over_cannot_be_float(self) -> None:
+        with pytest.raises(Exception, match="IntImm supports only int"):
+            tirx.IntImm("float32", 1)
+
     @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
     def test_memory_of_floats(self, dtype: str) -> None:
         def body(x: Any, y: Any) -> None:

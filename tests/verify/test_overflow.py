@@ -1,5 +1,8 @@
 """The overflow proof: holds for what runs, and refuses what could overflow with the layer and the bound."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -115,6 +118,23 @@ def test_a_float_constant_breaks_a_rule() -> None:
     name = node_of(graph, "blocks.0.fc1", "linear").args[1].target
     graph.module.register_buffer(name, graph.module.get_buffer(name).float())
     with pytest.raises(VerifyError, match=r"weight must be torch\.int8"):
+        prove_no_overflow(graph)
+
+
+@pytest.mark.parametrize("kind", [float, str, lambda value: None])
+def test_an_argument_of_another_kind_breaks_a_rule(kind: Callable[[int], Any]) -> None:
+    graph = copied()
+    node = next(n for n in graph.module.graph.nodes if "requantize" in str(n.target))
+    node.args = (*node.args[:3], kind(node.args[3]), *node.args[4:])
+    with pytest.raises(VerifyError, match="shift must be int, not"):
+        prove_no_overflow(graph)
+
+
+def test_a_number_in_the_place_of_a_tensor_breaks_a_rule() -> None:
+    graph = copied()
+    node = node_of(graph, "blocks.0.fc1", "linear")
+    node.args = (node.args[0], 3, node.args[2])
+    with pytest.raises(VerifyError, match=r"blocks\.0\.fc1: .*weight must be Tensor, not int"):
         prove_no_overflow(graph)
 
 

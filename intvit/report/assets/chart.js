@@ -238,9 +238,10 @@ class Chart {
   fit() {
     const { yTop, yBase, logarithmic } = this.options;
     const values = this.inView().map((datum) => (yTop ? Math.min(datum.y, yTop) : datum.y));
-    let low = yBase ?? Math.min(...values);
+    if (!values.length) return [yBase ?? 0, (yBase ?? 0) + 1];
+    const low = yBase ?? Math.min(...values);
     let high = Math.max(...values);
-    if (!values.length || !(high > low)) high = low + Math.max(Math.abs(low) * 0.1, 1e-6);
+    if (!(high > low)) high = low + Math.max(Math.abs(low) * 0.1, 1e-6);
     const room = (high - low) * 0.06;
     if (logarithmic) return [low, Math.max(high * 1.6, low * 10)];
     return [yBase ?? low - room, high + room];

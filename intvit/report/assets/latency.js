@@ -26,7 +26,7 @@ function latencySection(data) {
   return [
     element("p", { class: "verdict" }, `One image takes ${milliseconds(found.seconds)} in ${plural(found.steps.length, "kernel")}, compiled for ${found.target}${threads}${found.where ? `, on ${found.where}` : ""}.`),
     chart.node,
-    note("Medians of each kernel, run on its own again and again."),
+    note("Times of each kernel, run on its own again and again."),
     element("h3", {}, "By kernel"),
     new Table(found.kernels, columns, { caption: "Kernels by time", limit: 12, unit: "kernel" }).node,
   ];
