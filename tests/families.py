@@ -51,8 +51,6 @@ SMALL: dict[str, tuple[dict[str, Any], int | None]] = {
     "timm:maxvit_nano_rw_256": (_MAXVIT, 64),
     "timm:coatnet_nano_rw_224": ({**_MAXVIT, "depths": (1, 1, 1, 1), "embed_dim": (16, 32, 64, 64)}, 64),
     "timm:pvt_v2_b0": ({**_STAGES, "num_heads": (1, 2, 3, 4)}, 64),
-    "timm:mobilevit_xxs": ({"num_classes": 10}, 128),
-    "timm:mobilevitv2_050": ({"num_classes": 10}, 128),
     "timm:efficientformer_l1": ({**_STAGES, "num_vit": 1}, 224),
     "timm:efficientformerv2_s0": ({**_STAGES, "num_vit": 1, "mlp_ratios": (2, 2, 2, 2), "img_size": 64}, 64),
     "timm:tiny_vit_5m_224": ({**_STAGES, "num_heads": (1, 2, 3, 4), "window_sizes": (4, 4, 4, 4)}, 64),
@@ -80,6 +78,10 @@ SMALL: dict[str, tuple[dict[str, Any], int | None]] = {
     "transformers:BeitForImageClassification": (_VISION, None),
     "transformers:PvtV2ForImageClassification": (
         {**_HF_LEVELS, "hidden_sizes": [16, 32, 48, 64], "image_size": 64, "sr_ratios": [8, 4, 2, 1]},
+        None,
+    ),
+    "transformers:MobileViTV2ForImageClassification": (
+        {"image_size": 64, "n_attn_blocks": [1, 1, 1], "width_multiplier": 0.5, "num_labels": 10},
         None,
     ),
     "transformers:MobileViTForImageClassification": ({"image_size": 64, "hidden_sizes": [48, 48, 64]}, None),
