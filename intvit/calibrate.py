@@ -57,7 +57,6 @@ class _Runner(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, observers: dict[str, Observer], policy: Policy) -> None:
         super().__init__(module)
-        self._graph_module = module
         self.extra_traceback = False
         self.observers, self.choice = observers, ObserverChoice(policy.observer)
         self.observe_scores = policy.published
@@ -69,7 +68,7 @@ class _Runner(fx.Interpreter):
             if not bool(torch.isfinite(result.sum())) and not bool(torch.isfinite(result).all()):
                 raise IntvitError(f"{n.meta.get('path') or n.name}: NaN or inf in the activations of {n.name}")
             if n.name not in self.observers:
-                self.observers[n.name] = self.choice.make(result.shape[-1], shared(self._graph_module, n))
+                self.observers[n.name] = self.choice.make(result.shape[-1], shared(self.module, n))
             self.observers[n.name].update(result)
         return result
 

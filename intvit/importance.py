@@ -4,7 +4,7 @@ E |W e|² = Σ_k E[e_k²] Σ_n W_nk²        errors e_k independent of each othe
 """
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from intvit import floatops
 from intvit.grid import Role
@@ -14,13 +14,13 @@ from intvit.roles import roles_read
 OTHER_BYTES = {Role.MATRIX, Role.SCORE, Role.VALUE}
 
 
-def importance(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
+def importance(module: nn.Module, node: fx.Node) -> Tensor | None:
     """The squared weights of each channel `[C]`; None where no product with constant weights reads `node`."""
     parts = [part for user in node.users if (part := _of_reader(module, user)) is not None]
     return torch.stack(parts).sum(0) if parts else None
 
 
-def shared(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
+def shared(module: nn.Module, node: fx.Node) -> Tensor | None:
     """The importance where all channels have one scale in front of these products: behind activation functions.
 
     None where what else reads the tensor in 8 bits would get the range of these products.
@@ -30,7 +30,7 @@ def shared(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
     return importance(module, node)
 
 
-def _of_reader(module: fx.GraphModule, user: fx.Node) -> Tensor | None:
+def _of_reader(module: nn.Module, user: fx.Node) -> Tensor | None:
     if user.target is floatops.select_tokens:
         return importance(module, user)
     if user.target is floatops.unfold:

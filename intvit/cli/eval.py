@@ -14,9 +14,8 @@ from intvit.cli.options import (
     Json,
     Threads,
     Weights,
-    check_data,
+    check_images,
     check_input,
-    names_in,
     open_model,
 )
 from intvit.cli.report import Report, stages
@@ -24,7 +23,6 @@ from intvit.cli.settings import described
 from intvit.data import Source
 from intvit.errors import IntvitError
 from intvit.evaluation import Reference, evaluate
-from intvit.images import labels_for, read_labels
 
 
 def eval_command(
@@ -51,14 +49,7 @@ def eval_command(
         raise IntvitError("there is nothing to compare with: give --labels CSV, or --against MODEL, or both")
     if weights is not None and against is None:
         raise IntvitError("--weights are those of the float model: name it with --against MODEL")
-    files = check_data(data)
-    known = None if labels is None else read_labels(labels)
-    if files is not None:
-        files = files[skip : None if limit is None else skip + limit]
-        if not files:
-            raise IntvitError(f"{data}: nothing is left after skipping {skip} images; lower --skip")
-        if known is not None:
-            labels_for(names_in(data, files), known, str(labels))
+    files, known = check_images(data, skip, limit, labels)
     with stages() as progress:
         progress("load")
         loaded = open_model(model, threads)

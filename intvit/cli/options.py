@@ -8,7 +8,7 @@ import typer
 
 from intvit.cuda.runtime import CudaModel, is_cuda_module
 from intvit.errors import IntvitError
-from intvit.images import image_files
+from intvit.images import image_files, labels_for, read_labels
 from intvit.loading import load
 
 if TYPE_CHECKING:
@@ -85,3 +85,18 @@ def check_data(path: Path) -> list[Path] | None:
 def names_in(folder: Path, files: list[Path]) -> list[str]:
     """The names by which a CSV file of labels knows the images of a folder."""
     return [file.relative_to(folder).as_posix() if folder.is_dir() else str(file) for file in files]
+
+
+def check_images(
+    data: Path, skip: int, limit: int | None, labels: Path | None
+) -> tuple[list[Path] | None, dict[str, int] | None]:
+    """The images that are left of `check_data`, and the classes in `labels`, of which each of them has one."""
+    files = check_data(data)
+    known = None if labels is None else read_labels(labels)
+    if files is not None:
+        files = files[skip : None if limit is None else skip + limit]
+        if not files:
+            raise IntvitError(f"{data}: nothing is left after skipping {skip} images; lower --skip")
+        if known is not None:
+            labels_for(names_in(data, files), known, str(labels))
+    return files, known

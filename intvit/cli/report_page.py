@@ -12,10 +12,9 @@ from intvit.cli.options import (
     Json,
     Threads,
     Weights,
-    check_data,
+    check_images,
     check_input,
     check_output,
-    names_in,
     open_model,
 )
 from intvit.cli.report import Report, stages
@@ -23,7 +22,6 @@ from intvit.cli.settings import described
 from intvit.data import Source
 from intvit.errors import IntvitError
 from intvit.files import write_atomically
-from intvit.images import labels_for, read_labels
 from intvit.loading import load
 from intvit.onnx_model import OnnxModel
 
@@ -72,14 +70,7 @@ def report_command(
         check_input(module, ".so")
     if weights is not None and against is None:
         raise IntvitError("--weights are those of the float model: name it with --against MODEL")
-    files = check_data(data)
-    known = None if labels is None else read_labels(labels)
-    if files is not None:
-        files = files[skip : None if limit is None else skip + limit]
-        if not files:
-            raise IntvitError(f"{data}: nothing is left after skipping {skip} images; lower --skip")
-        if known is not None:
-            labels_for(names_in(data, files), known, str(labels))
+    files, known = check_images(data, skip, limit, labels)
     total = limit if files is None else len(files)
     with stages() as progress:
         progress("load")
