@@ -1,0 +1,102 @@
+"""What an error of each token weighs in a layer's output: its share of the squared gradient of the model's answer.
+
+    w_t = E[Σ_n (∂ log p(c) / ∂ y_tn)²]        c a class drawn from the model's own probabilities p
+
+the diagonal of the Fisher information, which is the Hessian of the divergence from the model's answers (PTQ4ViT,
+arXiv:2111.12293, section 3.3; Martens, arXiv:1412.1193, section 5). Of an output that is not classes, a random signed
+sum stands for `log p(c)`. DeiT-T: the class token has 4 % of it in the first block, 45 % in the fifth, 95 % in the
+ninth, and a layer rounded for the average of 197 tokens serves the other 196.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from intvit import floatops
+from intvit.stages import FloatGraph
+
+IMAGES = 48
+AT_ONCE = 8
+LARGEST_SHARE = 0.5
+"""Of one token: the images' other tokens are what keeps a layer from fitting a hundred rows too well."""
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Of a layer's squared gradient, the sum over `images`: of each token `[tokens]`, and of each channel `[N]`."""
+
+    tokens: Tensor
+    channels: Tensor
+    images: int
+
+    @property
+    def per_image(self) -> Tensor:
+        """Of each channel, the mean over images."""
+        return self.channels / self.images
+
+    def __add__(self, other: "Energy") -> "Energy":
+        return Energy(self.tokens + other.tokens, self.channels + other.channels, self.images + other.images)
+
+
+def energies(graph: FloatGraph, images: Tensor) -> dict[str, Energy]:
+    """Of each linear layer that the answer depends on; `images` are normalized."""
+    found: dict[str, Energy] = {}
+    generator = torch.Generator().manual_seed(SEED)
+    for chunk in images[:IMAGES].split(AT_ONCE):
+        recorder = _Recorder(graph.module)
+        with torch.enable_grad():
+            outputs = recorder.run(chunk)
+            torch.stack([_answer(output, generator) for output in outputs]).sum().backward()
+        for name, value in recorder.results.items():
+            if value.grad is not None:
+                squares = value.grad.square()
+                energy = Energy(squares.sum((0, 2)), squares.sum((0, 1)), len(chunk))
+                found[name] = found[name] + energy if name in found else energy
+    return found
+
+
+def token_weights(graph: FloatGraph, images: Tensor) -> dict[str, Tensor]:
+    """For each linear layer, the weight of its tokens, float32 `[tokens]` of mean 1; `images` are normalized."""
+    return {name: shares(energy.tokens) for name, energy in energies(graph, images).items()}
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a float graph and keeps the results of its linear layers, whose gradients are wanted."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.extra_traceback = False
+        self.results: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.target is floatops.linear:
+            result = result if result.requires_grad else result.requires_grad_()
+            result.retain_grad()
+            self.results[n.name] = result
+        return result
+
+
+def _answer(output: Tensor, generator: torch.Generator) -> Tensor:
+    """What an output says, one number for all images."""
+    if output.ndim == 3 and output.shape[1] == 1 and output.shape[2] > 1:
+        scores = output[:, 0].log_softmax(-1)
+        drawn = torch.multinomial(scores.detach().exp(), 1, generator=generator)
+        return scores.gather(1, drawn).sum()
+    signs = torch.randint(0, 2, output.shape, generator=generator) * 2.0 - 1
+    return (output * signs).sum() / output.detach().square().mean().sqrt().clamp(min=1e-12)
+
+
+def shares(energy: Tensor) -> Tensor:
+    """Of mean 1, mixed with equal ones until no token has more than its share; equal where there is no gradient."""
+    tokens, total = len(energy), energy.sum()
+    equal = torch.full((tokens,), 1 / tokens)
+    if tokens < 2 or not bool(total > 0):
+        return equal * tokens
+    share = energy / total
+    excess = float(share.max()) - LARGEST_SHARE
+    mixed = excess / (float(share.max()) - 1 / tokens) if excess > 0 else 0.0
+    return (mixed * equal + (1 - mixed) * share) * tokens

@@ -1,0 +1,61 @@
+"""What tokens weigh: gradients of the answer, with no token more than its share."""
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from intvit import floatops
+from intvit.frontend import capture
+from intvit.rounding import tokens
+from intvit.rounding.tokens import LARGEST_SHARE, token_weights
+from intvit.stages import FloatGraph
+
+IMAGES = torch.from_numpy(tiny.GRID.normalized(tiny.pixels(16)))
+
+
+def layers(graph: FloatGraph) -> list[torch.fx.Node]:
+    return list(graph.module.graph.find_nodes(op="call_function", target=floatops.linear))
+
+
+def test_every_layer_has_a_weight_for_each_of_its_tokens() -> None:
+    graph = capture(tiny.vit(), tiny.SHAPE)
+    found = token_weights(graph, IMAGES)
+    for node in layers(graph):
+        weight = found[node.name]
+        assert len(weight) == node.meta["shape"][0]
+        assert float(weight.mean()) == pytest.approx(1, abs=1e-5) and bool((weight >= 0).all())
+        assert float(weight.max()) <= LARGEST_SHARE * len(weight) * 1.0001 or len(weight) == 1
+
+
+def test_the_class_token_is_what_the_last_block_is_for() -> None:
+    graph = capture(tiny.vit(), tiny.SHAPE)
+    found = token_weights(graph, IMAGES)
+    last = layers(graph)[-2]  # the MLP's second product; behind it only the class token is read
+    assert int(found[last.name].argmax()) == 0
+    assert float(found[last.name][0]) == pytest.approx(LARGEST_SHARE * 17, rel=1e-4)
+
+
+def test_against_the_gradient_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the layer each token has a factor of its own: its square is what the token weighs."""
+
+    class Tower(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch = nn.Conv2d(3, 5, 8, 8)
+            self.gain = nn.Parameter(torch.tensor([1.0, 2, 3, 4] * 4)[:, None], requires_grad=False)
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.patch(image).flatten(2).mT * self.gain
+
+    monkeypatch.setattr(tokens, "LARGEST_SHARE", 1.0)
+    graph = capture(Tower().eval(), tiny.SHAPE)
+    (weight,) = token_weights(graph, IMAGES).values()
+    expected = torch.tensor([1.0, 4, 9, 16] * 4)
+    assert torch.allclose(weight, expected / expected.mean(), rtol=1e-4)
+
+
+def test_the_same_every_time() -> None:
+    graph = capture(tiny.small(), tiny.SHAPE)
+    first, second = token_weights(graph, IMAGES), token_weights(graph, IMAGES)
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,0 +1,41 @@
+"""A codebook of few levels: as many as asked for, where the values are, and better than equal steps."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from intvit.codebook import codebook
+from intvit.grid import Grid
+from intvit.levels import looked_up, uniform_levels
+
+CENTRES = torch.linspace(-0.2, 6, 5000, dtype=torch.float64)
+COUNTS = torch.exp(-CENTRES.abs() * 3)
+GRID = Grid(torch.tensor([0.025], dtype=torch.float64), torch.tensor([3.0], dtype=torch.float64), "int8")
+
+
+def error(table: Tensor) -> float:
+    levels = GRID.dequantize(looked_up(GRID.quantize(CENTRES), table)).double()
+    return float((COUNTS * (levels - CENTRES).square()).sum())
+
+
+@pytest.mark.parametrize("bits", [3, 4, 5, 6])
+def test_few_levels_where_the_values_are(bits: int) -> None:
+    table = codebook(GRID, CENTRES, COUNTS, 1 << bits)
+    assert table.dtype == torch.int8 and len(table) == 256 and len(table.unique()) <= 1 << bits
+    assert error(table) < 0.5 * error(uniform_levels(bits))
+    assert torch.equal(looked_up(table, table), table)  # a level is its own level
+    assert bool((table.int().diff() >= 0).all())
+
+
+def test_as_many_levels_as_integers_are_the_integers() -> None:
+    every = codebook(GRID, CENTRES, torch.ones(5000).double(), 256)
+    reached = GRID.quantize(CENTRES)
+    assert torch.equal(looked_up(reached, every), reached)
+
+
+def test_a_tensor_of_one_value() -> None:
+    counts = torch.zeros(5000).double()
+    counts[40] = 7
+    table = codebook(GRID, CENTRES, counts, 16)
+    value = GRID.quantize(CENTRES[40:41])
+    assert torch.equal(looked_up(value, table), value)
