@@ -58,8 +58,9 @@ class Activation:
 def interpolated(x: Expr, table: Buffer, shift: int, isa: Isa) -> Expr:
     """`sat16(rshift(T[i] * (256 - f) + T[i+1] * f, shift))` of int16 lanes."""
     lanes, half = lanes_of(x), half_unit(shift)
-    if isa.vector.intrinsic.startswith("llvm.x86.avx512.") and lanes > 1:
-        low, high = permuted(x, table)
+    if permutes(isa, lanes):
+        byte = x >> like(x, 8)
+        low, high = (permuted(table, byte, offset) for offset in (0, 1))
         part = x & like(x, STEP - 1)
         return weighted(low, like(x, STEP) - part, high, part, half, shift, isa)
     if isa.vector.intrinsic.startswith("llvm.x86.avx2.") and lanes >= GATHERED:
@@ -77,28 +78,28 @@ def _part(x: Expr, start: int) -> Expr:
     return x if lanes_of(x) == GATHERED else shuffled([x], list(range(start, start + GATHERED)))
 
 
-def permuted(x: Expr, table: Buffer) -> tuple[Expr, Expr]:
-    """The knots below and above int16 lanes.
+def permutes(isa: Isa, lanes: int) -> bool:
+    """Whether so many lanes are looked up by permutations."""
+    return isa.vector.intrinsic.startswith("llvm.x86.avx512.") and lanes > 1
 
-    The high byte of `x`, unsigned, counts knots from the one of 0 on, and the negative ones behind: its lowest 6 bits
-    are the place in two registers, the other two say in which.
+
+def permuted(table: Buffer, byte: Expr, offset: int = 0) -> Expr:
+    """`table[byte + 128 + offset]` of int16 lanes that hold signed bytes.
+
+    Their lowest 6 bits are the place in two registers of the table, the other two say in which.
     """
-    lanes = lanes_of(x)
-    whole = concat([x] * (PERMUTED // lanes))
-    place = widen(whole, "uint16") >> like(widen(whole, "uint16"), 8)
-    upper, negative = (whole & like(whole, 1 << 14)) != like(whole, 0), whole < like(whole, 0)
-    found = []
-    for offset in (0, 1):
-        quarters = [_permuted(table, (-FIRST + 64 * k) % STEP + offset, place) for k in range(4)]
-        halves = [tirx.Select(upper, quarters[k + 1], quarters[k]) for k in (0, 2)]
-        knots = tirx.Select(negative, halves[1], halves[0])
-        found.append(knots if lanes == PERMUTED else shuffled([knots], list(range(lanes))))
-    return found[0], found[1]
+    lanes = lanes_of(byte)
+    whole = concat([byte] * (PERMUTED // lanes))
+    upper, negative = (whole & like(whole, 64)) != like(whole, 0), whole < like(whole, 0)
+    quarters = [_permuted(table, (-FIRST + 64 * k) % STEP + offset, whole) for k in range(4)]
+    halves = [tirx.Select(upper, quarters[k + 1], quarters[k]) for k in (0, 2)]
+    found = tirx.Select(negative, halves[1], halves[0])
+    return found if lanes == PERMUTED else shuffled([found], list(range(lanes)))
 
 
 def _permuted(table: Buffer, start: int, place: Expr) -> Expr:
     first, second = (load(table, (start + at,), PERMUTED) for at in (0, PERMUTED))
-    return tirx.call_llvm_pure_intrin(f"{INT16}x{PERMUTED}", PERMUTE, first, widen(place, INT16), second)
+    return tirx.call_llvm_pure_intrin(f"{INT16}x{PERMUTED}", PERMUTE, first, place, second)
 
 
 def gathered(x: Expr, table: Buffer, isa: Isa) -> Expr:

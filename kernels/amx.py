@@ -9,7 +9,8 @@ The loads of a step take half the time of its products (Intel 64 and IA-32 Archi
 two tiles side by side. Both operands are signed (`tdpbssd`), so nothing is made up for in the bias.
 
 The rows are copied once per task, K up to a multiple of 64: a tile has 16 whole rows, and nothing is read outside the
-tensors. A block with at most 16 rows left computes one row of tiles.
+tensors. A block with at most 16 rows left computes one row of tiles. Tiles are loaded from memory alone, so a panel of
+weights of 4 bits is unpacked there first, once for the rows of the task.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from tvm.tirx.script import builder as T
 from intvit.kernels.arith import Buffer, Expr, let, load, store
 from intvit.kernels.finish import Finish
 from intvit.kernels.function import registers, scratch
-from intvit.kernels.isa import TILE_DEPTH, TILE_ROWS
+from intvit.kernels.isa import TILE_DEPTH, TILE_ROWS, Isa
 from intvit.kernels.pack import round_up
-from intvit.kernels.tile import runs
+from intvit.kernels.tile import columns_of_half, runs, shift_back, spare_bits
 
 BLOCK = 2 * TILE_ROWS
 """Rows of a task, and columns of a panel."""
@@ -64,8 +65,17 @@ def copy_row(x: Buffer, row: Expr, left: Buffer, start: Expr, k: int) -> None:
         store(left, (start + (k + offset),), zeros)
 
 
-def block(x: Buffer, w: Buffer, first: Expr, panels: tuple[Expr, Expr], k: int, finish: Finish) -> None:
-    """Rows `first` to `first + 31`, those that exist, and a range of panels."""
+def unpack(w: Buffer, panel: Expr, right: Buffer, depth: int, isa: Isa) -> None:
+    """A panel of weights of 4 bits as the operands of tiles: as weights of 8 bits lie, 16 times as large."""
+    with T.serial(depth // (2 * isa.neighbours)) as s:
+        for v in range(2):
+            both = let(load(w, (panel, s, v * LINE), LINE))
+            for half in range(2):
+                store(right, ((s * 2 + half) * (2 * LINE) + v * LINE,), columns_of_half(both, 0, half, isa))
+
+
+def block(x: Buffer, w: Buffer, first: Expr, panels: tuple[Expr, Expr], k: int, finish: Finish, bits: int) -> None:
+    """Rows `first` to `first + 31`, those that exist, and a range of panels of weights of so many bits."""
     rows = x.shape[0]
     depth = round_up(k, TILE_DEPTH)
     stride = depth + LINE  # rows do not share cache sets
@@ -73,6 +83,8 @@ def block(x: Buffer, w: Buffer, first: Expr, panels: tuple[Expr, Expr], k: int, 
     with T.serial(BLOCK) as r:
         copy_row(x, let(tirx.min(first + r, rows - 1)), left, r * stride, k)
     start, sums = scratch((2 * TILE_ROWS,), "int32"), scratch((BLOCK * BLOCK,), "int32")
+    right = scratch((depth * BLOCK,), "int8") if bits == 4 else None
+    spare = spare_bits(finish.isa) if bits == 4 else 0
     configure()
     begin, end = panels
 
@@ -82,7 +94,10 @@ def block(x: Buffer, w: Buffer, first: Expr, panels: tuple[Expr, Expr], k: int, 
                 load_tile(2 * half + v, start, (v * TILE_ROWS,), 0)
         with T.serial(depth // TILE_DEPTH) as s:
             for v in range(2):
-                load_tile(6 + v, w, (panel, s * TILE_ROWS, v * LINE), 2 * LINE)
+                if right is None:
+                    load_tile(6 + v, w, (panel, s * TILE_ROWS, v * LINE), 2 * LINE)
+                else:
+                    load_tile(6 + v, right, (s * (TILE_DEPTH * BLOCK) + v * LINE,), 2 * LINE)
             for half in range(halves):
                 load_tile(4 + half, left, (half * TILE_ROWS * stride + s * TILE_DEPTH,), stride)
                 for v in range(2):
@@ -94,9 +109,12 @@ def block(x: Buffer, w: Buffer, first: Expr, panels: tuple[Expr, Expr], k: int, 
 
     with T.serial(end - begin) as j:
         panel = let(begin + j)
-        for v in range(2):
-            column = finish.start(panel * BLOCK + v * TILE_ROWS)
-            store(start, (v * TILE_ROWS,), tirx.const(0, f"int32x{TILE_ROWS}") if column is None else column)
+        columns = [finish.start(panel * BLOCK + v * TILE_ROWS) for v in range(2)]
+        for v, column in enumerate(columns):
+            zero = spare > 0 or column is None
+            store(start, (v * TILE_ROWS,), tirx.const(0, f"int32x{TILE_ROWS}") if zero else column)
+        if right is not None:
+            unpack(w, panel, right, depth, finish.isa)
         with T.If(first + TILE_ROWS < rows):
             with T.Then():
                 multiply(2)
@@ -110,5 +128,7 @@ def block(x: Buffer, w: Buffer, first: Expr, panels: tuple[Expr, Expr], k: int, 
                 for v, register in enumerate(row):
                     at = let(lines[-1] - first)
                     store(register, (0,), load(sums, (at * BLOCK + v * TILE_ROWS,), TILE_ROWS))
+            if spare:
+                shift_back(held, columns, spare, finish.isa)
             finish.tile(held, lines, panel)
     instruction("tilerelease")

@@ -38,6 +38,7 @@ from intvit.kernels.shiftmax import Shiftmax
 from intvit.kernels.softmax import Scaling, Softmax
 from intvit.kernels.tile import add_products, even_blocks, registers_from, runs, widen_row
 from intvit.kernels.turned import add_zeros, right_operand, step_dtype, turn
+from intvit.softmax_levels import SoftmaxLevels
 
 Line = Callable[[Expr], Expr]  # the row of the tensors that holds query `t` of a block
 Stored = Callable[[Expr, Expr], Expr]  # what is kept of the sums of a block with key `s`
@@ -119,10 +120,16 @@ class Heads:
 
 
 def attention(
-    sizes: Heads, score_shift: int, bits: int, epilogue: Epilogue, *, name: str = "attention"
+    sizes: Heads,
+    score_shift: int,
+    bits: int,
+    epilogue: Epilogue,
+    *,
+    levels: SoftmaxLevels | None = None,
+    name: str = "attention",
 ) -> tirx.PrimFunc:
     """Attention with `bits`-bit exponentials: `attention_with` of `Shiftmax`."""
-    return attention_with(Shiftmax(score_shift, bits), sizes, epilogue, name=name)
+    return attention_with(Shiftmax(score_shift, bits, levels=levels), sizes, epilogue, name=name)
 
 
 def attention_with(

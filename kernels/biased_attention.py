@@ -22,13 +22,22 @@ from intvit.kernels.isa import Isa
 from intvit.kernels.score_bias import ScoreBias
 from intvit.kernels.shiftmax import Shiftmax, row_means
 from intvit.kernels.softmax import Scaling
+from intvit.softmax_levels import SoftmaxLevels
 
 
 def biased_attention(
-    sizes: Heads, score_shift: int, bits: int, epilogue: Epilogue, bias: ScoreBias, *, name: str = "biased_attention"
+    sizes: Heads,
+    score_shift: int,
+    bits: int,
+    epilogue: Epilogue,
+    bias: ScoreBias,
+    *,
+    levels: SoftmaxLevels | None = None,
+    name: str = "biased_attention",
 ) -> tirx.PrimFunc:
     """Inputs and output as `attention_with`."""
-    return attention_with(BiasedShiftmax(score_shift, bits, sizes.isa.vector), sizes, epilogue, bias, name=name)
+    softmax = BiasedShiftmax(score_shift, bits, sizes.isa.vector, levels=levels)
+    return attention_with(softmax, sizes, epilogue, bias, name=name)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ in, int16 from the first saturation on. For row `r` and column `c`, with `rshift
     Gelu         `gelu.py`
     Activation   `activation.py`
     Multiply     `multiply.py`
+    Levels       `levels.py`
 
 A parameter is a Python int (the same for all columns, a constant of the code) or `None`: a constant input vector, one
 value per column, padded as `pack.channels` does. `Epilogue.operands` names the inputs in the order in which a kernel

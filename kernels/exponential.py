@@ -14,6 +14,9 @@ Everything is 16 bits wide once `t` is, for these forms (all shifts floor):
     rshift(m, n)           =  ((2 m >> n) + 1) >> 1       m < 2^15, and 2 m >> 16 = 0
 
 With `bits` at most 14, `n` is at least 1 and `2 m >> n` is `m >> n - 1`.
+
+On logarithmic levels (`intvit.softmax_levels`) `t` becomes a multiple of the step first, which 16 bits hold for every
+code below `2^15 / step`; what lies further down weighs nothing anyway.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from intvit.kernels.arith import Expr, lanes_of, like, rshift, widen
 from intvit.kernels.function import kept
 from intvit.kernels.int16 import INT16, INT32, LEAST, multiply_high, rounding_multiply
 from intvit.kernels.isa import Isa
+from intvit.softmax_levels import LEAST_LOG2, SoftmaxLevels
 
 CURVATURE = 2784
 UINT16 = "uint16"
@@ -43,6 +47,13 @@ def log2_units(below: Expr, mul: Expr, shift: int, isa: Isa) -> Expr:
         low = below * factor
         return high - (low >> like(low, 15))
     return rshift(high, shift - 16)
+
+
+def on_levels(t: Expr, levels: SoftmaxLevels, isa: Isa) -> Expr:
+    """int16 lanes `t <= 0` as multiples of the step, `LEAST_LOG2` from the last level on."""
+    last = min(levels.levels - 1, (1 << 15) // levels.step)
+    code = kept(rounding_multiply(tirx.max(t, like(t, LEAST_LOG2)), -levels.inverse, isa))
+    return kept(tirx.Select(code < like(t, last), code * like(t, -levels.step), like(t, LEAST_LOG2)))
 
 
 def exponentials(t: Expr, bits: int, isa: Isa) -> Expr:

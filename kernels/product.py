@@ -8,6 +8,10 @@ keeps a tile of rows x panel accumulators in registers over the whole of K, and 
 Rows past the end repeat the last row: nothing is read outside the tensors and equal values are stored twice. Columns
 past N are computed (the packing padded them) and not stored.
 
+Weights of 4 bits lie two to a byte, and a load makes right operands of two steps (`tile.columns_of_half`). Where those
+are 16 times the weights, so are the sums, of at most 2^16 products of 255 and 128: they are shifted back, which is
+exact, and the bias is added then.
+
 The tile scheme is Goto and van de Geijn's (Anatomy of High-Performance Matrix Multiplication, 2008) without its cache
 blocking of K: a row block (14 rows x K) stays in L1 and a panel of int8 weights streams from L2.
 """
@@ -15,6 +19,7 @@ blocking of K: a row block (14 rows x K) stays in L1 and a panel of int8 weights
 from __future__ import annotations
 
 from functools import partial
+from itertools import product as pairs_of
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
@@ -26,8 +31,21 @@ from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.finish import Finish, operand_tensors
 from intvit.kernels.function import Tensor, function, scratch, symbol
 from intvit.kernels.isa import Isa
-from intvit.kernels.pack import packed_shape, round_up
-from intvit.kernels.tile import add_products, columns_of, even_blocks, left_row, plane, registers_from, row_stride
+from intvit.kernels.pack import MOST_DEPTH, packed_shape, round_up
+from intvit.kernels.tile import (
+    add_products,
+    columns_of,
+    columns_of_half,
+    even_blocks,
+    halves_of_pass,
+    left_row,
+    plane,
+    registers_from,
+    row_stride,
+    shift_back,
+    spare_bits,
+    whole_steps,
+)
 
 MOST_SCRATCH = 1 << 16  # bytes of left operands
 LEAST_TASK = 1 << 16  # multiply-adds that are worth a task
@@ -81,24 +99,41 @@ def cuts(tokens: int, k: int, n: int, isa: Isa) -> tuple[Cut, ...]:
 
 
 def product(
-    k: int, n: int, epilogue: Epilogue, isa: Isa, *, tokens: int = 197, cut: Cut = RULE, name: str = "product"
+    k: int,
+    n: int,
+    epilogue: Epilogue,
+    isa: Isa,
+    *,
+    tokens: int = 197,
+    cut: Cut = RULE,
+    bits: int = 8,
+    name: str = "product",
 ) -> tirx.PrimFunc:
     """Inputs: x int8 [rows, k], packed weights, the epilogue's operands; output [rows, n] of the epilogue's type.
 
     `tokens` is a hint, the rows of one batch element: tiles are chosen so that two threads share them evenly, unless
-    `cut` says how. Raises `ValueError` where sums that do not begin with a bias (`pack.bias`) are asked of an
-    instruction that needs one, and for a cut that the instruction set or the shape does not allow.
+    `cut` says how. `bits` are those of a packed weight, 8 or 4. Raises `ValueError` where sums that do not begin with a
+    bias (`pack.bias`) are asked of an instruction that needs one, for weights of 4 bits beyond a K of 2^16, and for a
+    cut that the instruction set or the shape does not allow.
     """
     if isa.zero and not epilogue.biased:
         raise ValueError(f"a product on {isa.name} begins with a bias")
+    if bits not in (8, 4) or (bits == 4 and k > MOST_DEPTH):
+        raise ValueError(f"no product of depth {k} with weights of {bits} bits")
     rows = symbol("rows")
-    panels, packed_steps, step_bytes = packed_shape(n, k, isa)
-    steps = max(2, -(-k // isa.neighbours))
+    packed = packed_shape(n, k, isa, bits)
+    panels, together = packed[0], 8 // bits
+    loads = whole_steps(k, isa.neighbours, together) // together
+    spare = spare_bits(isa) if bits == 4 else 0
+    passes = list(pairs_of(range(isa.neighbours // isa.group), halves_of_pass(isa) if bits == 4 else [(0,)]))
     tile = cut.tile or tile_rows(tokens, k, isa)
     splits = cut.splits or column_splits(tokens, tile, k, panels, isa)
     if not (1 <= tile <= most_tile_rows(k, isa) and 1 <= splits <= panels) or (isa.tiles and tile != amx.BLOCK):
         raise ValueError(f"a product of {k} by {n} on {isa.name} cannot be cut into {tile} rows and {splits} splits")
     tiles = isa.columns // isa.panel
+
+    def right(vector: Expr, part: int, half: int) -> Expr:
+        return columns_of(vector, part, isa) if bits == 8 else columns_of_half(vector, part, half, isa)
 
     def body(x: Buffer, w: Buffer, *rest: Buffer) -> None:
         finish = Finish(epilogue, rest[:-1], rest[-1], n, isa, biased=epilogue.biased)
@@ -106,29 +141,32 @@ def product(
             first = let(task // splits * tile)
             begin, end = (let((task % splits + i) * panels // splits) for i in (0, 1))
             if isa.tiles:
-                amx.block(x, w, first, (begin, end), k, finish)
+                amx.block(x, w, first, (begin, end), k, finish, bits)
                 return
             lines = [let(tirx.min(first + r, rows - 1)) for r in range(tile)]
             wide = scratch((tile, row_stride(k, isa)), isa.element)
             for r, line in enumerate(lines):
-                left_row(x, line, wide, r, k, isa)
+                left_row(x, line, wide, r, k, isa, together)
             with T.serial(tirx.min(end * tiles, -(-n // isa.panel)) - begin * tiles) as j:
                 at = let(begin * tiles + j)
                 panel, offset = let(at // tiles), let(at % tiles * (isa.panel * isa.neighbours))
                 start = [finish.start(at * isa.panel + v * isa.lanes) for v in range(isa.vectors)]
-                sums = registers_from(start, tile, isa)
-                for part in range(isa.neighbours // isa.group):
-                    with T.serial(steps) as s:
+                sums = registers_from([None] * isa.vectors if spare else start, tile, isa)
+                for part, halves in passes:
+                    with T.serial(loads) as s:
                         width = isa.lanes * isa.neighbours
-                        vectors = [load(w, (panel, s, offset + v * width), width) for v in range(isa.vectors)]
-                        columns = [columns_of(vector, part, isa) for vector in vectors]
-                        at_k = s * isa.group + part * plane(k, isa)
-                        add_products(sums, partial(_left, wide, at_k, isa), columns, isa)
+                        vectors = [let(load(w, (panel, s, offset + v * width), width)) for v in range(isa.vectors)]
+                        for half in halves:
+                            columns = [right(vector, part, half) for vector in vectors]
+                            at_k = (s * together + half) * isa.group + part * plane(k, isa, together)
+                            add_products(sums, partial(_left, wide, at_k, isa), columns, isa)
+                if spare:
+                    shift_back(sums, start, spare, isa)
                 finish.tile(sums, lines, at)
 
     tensors = [
         Tensor("x", (rows, k), "int8"),
-        Tensor("weights", (panels, packed_steps, step_bytes), "int8"),
+        Tensor("weights", packed, "int8"),
         *operand_tensors(epilogue, rows, n, isa),
         Tensor("y", (rows, n), epilogue.dtype),
     ]

@@ -1,7 +1,8 @@
 """Shiftmax on a block of scores, and its one division per query (`intvit.dialect.attention`).
 
     below    = sat16(rshift(scores - max_s scores, pre))                          int16, <= 0
-    e[s, t]  = exponentials(rshift(below * mul, shift))                           0..2^bits - 1, see `exponential`
+    e[s, t]  = exponentials(rshift(below * mul, shift))                           0..2^bits - 1, see `exponential`;
+                                                                                  on levels first, where there are any
     total[t] = sum_s e[s, t]                                                      128 at least
     mean     = rshift(sat16(rshift(P.V, length - 8)) * inverse, 15)               length of total in bits
 
@@ -11,7 +12,7 @@ instructions, and of half of it twice as many run side by side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
@@ -24,14 +25,16 @@ from intvit.kernels.int16 import INT16, INT32, packed, rounding_multiply
 from intvit.kernels.interleave import join_saturated
 from intvit.kernels.isa import Isa
 from intvit.kernels.softmax import Scaling, Vectors
+from intvit.softmax_levels import SoftmaxLevels
 
 
 @dataclass(frozen=True)
 class Shiftmax:
-    """Exponentials of `bits` bits, divided by their sum after the second product."""
+    """Exponentials of `bits` bits, on `levels` or any, divided by their sum after the second product."""
 
     score_shift: int
     bits: int
+    levels: SoftmaxLevels | None = field(default=None, kw_only=True)
 
     def stored(self, sums: Expr, pre: Expr, mul: Expr) -> Expr:
         return sums
@@ -53,7 +56,10 @@ class Shiftmax:
         ones, nothing = (tirx.const(value, f"{INT16}x{lanes}") for value in (1, 0))
 
         def step(g: Expr, *, whole: bool) -> None:
-            e = exponential.exponentials(load(weights, (g, 0), lanes), self.bits, isa)
+            log2 = load(weights, (g, 0), lanes)
+            if self.levels:
+                log2 = exponential.on_levels(log2, self.levels, isa)
+            e = exponential.exponentials(log2, self.bits, isa)
             if not whole:
                 e = kept(tirx.reinterpret(f"{INT16}x{lanes}", tirx.reinterpret(f"{INT32}x{isa.lanes}", e) & 0xFFFF))
             store(total, (0,), isa.dot(load(total, (0,), isa.lanes), e, ones))

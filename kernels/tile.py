@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Buffer, Expr, lanes_of, let, load, store, widen
+from intvit.kernels.arith import Buffer, Expr, lanes_of, let, like, load, store, widen
 from intvit.kernels.function import registers
 from intvit.kernels.isa import Isa
 from intvit.kernels.pack import round_up
@@ -54,8 +54,16 @@ def across(count: int, isa: Isa, visit: Callable[[Expr, int], None]) -> None:
         visit(tirx.const(whole * isa.lanes + offset, "int64"), lanes)
 
 
-def widen_row(x: Buffer, start: tuple[Expr, ...], wide: Buffer, r: Expr, k: int, isa: Isa) -> None:
-    """`k` int8 from `start` on as left operands in row `r` of `wide`, with zeros up to the steps of the dot product."""
+def whole_steps(k: int, neighbours: int, together: int = 1) -> int:
+    """Steps of `neighbours` in K that a product of depth `k` takes, `together` at a time, at least twice."""
+    return max(2, -(-k // (neighbours * together))) * together
+
+
+def widen_row(x: Buffer, start: tuple[Expr, ...], wide: Buffer, r: Expr, k: int, isa: Isa, together: int = 1) -> None:
+    """`k` int8 from `start` on as left operands in row `r` of `wide`, with zeros up to the steps of the dot product.
+
+    The dot product takes `together` steps at a time.
+    """
     *outer, column = start
     chunk = isa.lanes * 4 // isa.itemsize
     whole = k // chunk * chunk
@@ -64,20 +72,20 @@ def widen_row(x: Buffer, start: tuple[Expr, ...], wide: Buffer, r: Expr, k: int,
             store(wide, (r, i * chunk), isa.left(load(x, (*outer, column + i * chunk), chunk)))
     for offset, lanes in runs(k - whole, chunk):
         store(wide, (r, whole + offset), isa.left(load(x, (*outer, column + (whole + offset)), lanes)))
-    for pad in range(k, max(2, -(-k // isa.group)) * isa.group):
+    for pad in range(k, whole_steps(k, isa.group, together) * isa.group):
         store(wide, (r, pad), tirx.const(isa.zero, isa.element))
 
 
-def left_row(x: Buffer, row: Expr, wide: Buffer, r: Expr, k: int, isa: Isa) -> None:
-    """A row of int8 as the left operands of a product with packed weights, zeros up to whole steps.
+def left_row(x: Buffer, row: Expr, wide: Buffer, r: Expr, k: int, isa: Isa, together: int = 1) -> None:
+    """A row of int8 as the left operands of a product with packed weights, zeros up to whole steps, `together` each.
 
     Where weights hold four neighbours and a step of the dot product takes two of 16 bits, the row's even elements lie
     in front of its odd ones: a pair of either meets the even or odd bytes of the weights (`columns_of`).
     """
     if isa.neighbours == isa.group:
-        widen_row(x, (row, 0), wide, r, k, isa)
+        widen_row(x, (row, 0), wide, r, k, isa, together)
         return
-    half = plane(k, isa)
+    half = plane(k, isa, together)
     chunk = isa.lanes * isa.neighbours
     whole = k // chunk * chunk
 
@@ -97,9 +105,9 @@ def left_row(x: Buffer, row: Expr, wide: Buffer, r: Expr, k: int, isa: Isa) -> N
             store(wide, (r, pad + i * half), tirx.const(0, isa.element))
 
 
-def plane(k: int, isa: Isa) -> int:
+def plane(k: int, isa: Isa, together: int = 1) -> int:
     """Left operands of a row that are even, or odd (`left_row`)."""
-    return max(2, -(-k // isa.neighbours)) * isa.group
+    return whole_steps(k, isa.neighbours, together) * isa.group
 
 
 def even_and_odd(x: Expr) -> tuple[Expr, Expr]:
@@ -111,6 +119,33 @@ def even_and_odd(x: Expr) -> tuple[Expr, Expr]:
 def columns_of(w: Expr, part: int, isa: Isa) -> Expr:
     """Packed weights of a vector of columns as right operands: all of them, or the even (0) or odd (1) ones."""
     return isa.right(w) if isa.neighbours == isa.group else even_and_odd(w)[part]
+
+
+def columns_of_half(w: Expr, part: int, half: int, isa: Isa) -> Expr:
+    """Packed weights of 4 bits as right operands of one of the two steps that share their bytes, times `2^spare_bits`.
+
+    A nibble is a number where it ends at the top of its element. In elements of 8 bits it stays there, because x86 has
+    no shifts of bytes (LLVM makes `w << 4` of one of wider elements and a mask). In elements of 16 bits it is shifted
+    back down, which extends its sign.
+    """
+    if isa.group == 4:
+        return w & like(w, -16) if half else w << like(w, 4)
+    pairs = isa.neighbours != isa.group
+    wide = let(tirx.reinterpret(f"{isa.element}x{lanes_of(w) // 2}", w) if pairs else widen(w, isa.element))
+    return (wide << like(wide, 12 - 8 * part - 4 * half)) >> like(wide, 12)
+
+
+def spare_bits(isa: Isa) -> int:
+    """Zeros behind weights of 4 bits as operands (`columns_of_half`), and so behind the sums of their products."""
+    return 4 if isa.group == 4 else 0
+
+
+def halves_of_pass(isa: Isa) -> tuple[tuple[int, ...], ...]:
+    """Which halves of packed weights of 4 bits each pass over K takes.
+
+    One at a time where x86 multiplies pairs and then adds: products take registers too, and sums would be spilled.
+    """
+    return ((0,), (1,)) if isa.group == 2 else ((0, 1),)
 
 
 def registers_from(start: Sequence[Expr | None], rows: int, isa: Isa) -> list[list[Buffer]]:
@@ -130,3 +165,12 @@ def add_products(sums: list[list[Buffer]], row: Callable[[int], Expr], columns: 
         a = let(isa.repeat(row(r)))
         for accumulator, column in zip(accumulators, bound, strict=True):
             store(accumulator, (0,), isa.dot(load(accumulator, (0,), isa.lanes), a, column))
+
+
+def shift_back(sums: list[list[Buffer]], start: Sequence[Expr | None], spare: int, isa: Isa) -> None:
+    """Sums without the `spare` zeros behind them, and what they would have begun with (`columns_of_half`)."""
+    first = [None if value is None else let(value) for value in start]
+    for row in sums:
+        for register, value in zip(row, first, strict=True):
+            x = load(register, (0,), isa.lanes) >> spare
+            store(register, (0,), x if value is None else x + value)

@@ -8,7 +8,7 @@
 The scale of the scores, `head_size^-0.5` and log2(e) are one dyadic number, so that the exponent comes out in log2
 units with eight fraction bits and no division is needed. The mean of the values comes in Q7 of the scale of the
 values, which is per channel, and goes to the per-channel grid of the next product. Both grids have the same offset: the
-weights of the values add up to 1.
+weights of the values add up to 1. They lie on logarithmic levels where the calibrated graph has some for the attention.
 """
 
 import math
@@ -76,6 +76,8 @@ class LowerAttention(LoweringPass):
         site = Site.of(node, graph)
         if graph.calibrated.published and (site.bias is not None or site.windows > 1):
             return Skip(node.name, "I-ViT has no form with a bias, a mask or windows: use the default preset")
+        if graph.calibrated.published and _levels(graph, site):
+            return Skip(node.name, "I-ViT has no form with logarithmic weights: use the default preset")
         return site
 
     def rewrite(self, site: Site, graph: Lowering) -> fx.Node:
@@ -94,11 +96,13 @@ class LowerAttention(LoweringPass):
         to_out = _fields(dyadic_for(ratio / 2**MEAN_FRACTION, INT8_SPAN))
         keys = graph.origin(site.operands[1]).meta["shape"][0] // site.windows
         bits = min(self.bits, exponential_bits(keys))
+        levels = _levels(graph, site)
         if site.bias is None:
-            return graph.emit(attention, *operands, site.heads, *_fields(to_log2), bits, *to_out, site.windows)
+            numbers = *_fields(to_log2), bits, *to_out
+            return graph.emit(attention, *operands, site.heads, *numbers, site.windows, *levels)
         tables = integer_bias(site.bias), torch.tensor(site.kinds, dtype=torch.int32)
         sizes = site.heads, site.windows
-        return graph.emit(biased_attention, *operands, *sizes, *_fields(to_log2), *tables, bits, *to_out)
+        return graph.emit(biased_attention, *operands, *sizes, *_fields(to_log2), *tables, bits, *to_out, *levels)
 
     def _published(self, graph: Lowering, site: Site, score: Tensor, ratio: Tensor, operands: list[fx.Node]) -> fx.Node:
         """int8 scores on a grid of their own, probabilities at 2^-15."""
@@ -107,6 +111,12 @@ class LowerAttention(LoweringPass):
         to_out = dyadic_for(ratio / 2**PROBABILITY_FRACTION, INT8_SPAN)
         x0 = math.floor(-1 / float(scores))
         return graph.emit(attention_published, *operands, site.heads, *_fields(to_scores), x0, *_fields(to_out))
+
+
+def _levels(graph: Lowering, site: Site) -> tuple[int, ...]:
+    """`step` and `levels` of an attention whose weights lie on logarithmic levels, else nothing."""
+    found = graph.calibrated.softmax_levels.get(graph.origin(site.node).name)
+    return (found.step, found.levels) if found else ()
 
 
 def integer_bias(bias: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
     before   y: f32 = unfold(x, size, kernel, stride, padding, dilation)     zeros outside of the image
     after    q: i8 = intvit::unfold(q_x, fill, ...)                          fill_c = round(-o_c / s_c)
 
-`fill` is the integer of 0. The result keeps the input's scales and offsets, once for each pixel of a window.
+`fill` is the integer of 0. The result keeps the input's scales and offsets, once for each pixel of a window, and the
+levels on which it was read.
 """
 
 from dataclasses import dataclass

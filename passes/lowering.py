@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from intvit import boundary, floatops
 from intvit.dialect import operation_of
+from intvit.dialect.levels import levels
 from intvit.errors import IntvitError, VerifyError
 from intvit.grid import Grid, Role
 from intvit.nodes import arguments
@@ -30,7 +31,7 @@ class Lowering:
         self.calibrated = calibrated
         self.module = copy_of(calibrated.source.module)
         self.graph = self.module.graph
-        self._names: dict[str, fx.Node] = {node.name: node for node in self.graph.nodes}
+        self._sources = {node.name: node for node in calibrated.source.module.graph.nodes}
         self._stored = {n.name: stored_role(n) for n in self.graph.nodes if n.op == "call_function"}
         self._grids: dict[tuple[object, ...], tuple[str, str]] = {}
         self._path = ""
@@ -51,11 +52,28 @@ class Lowering:
         return self._stored[self.origin(node).name]
 
     def stored_grid(self, node: fx.Node) -> Grid:
-        return self.grid(node, self.stored(node))
+        return self.grid(node, self.stored(node)).without_levels
 
     def read(self, node: fx.Node, grid: Grid) -> fx.Node:
-        """The integers of float `node` on `grid`."""
-        return self._boundary(boundary.quantize, node, grid)
+        """The integers of float `node` on `grid`, and on its levels: one node for all that read it on that grid."""
+        if grid.levels is None or self._is_on(node, grid.levels):
+            return self._boundary(boundary.quantize, node, grid)
+        shared = next((user for border in node.users for user in border.users if user.meta.get("levels") is grid), None)
+        if shared is not None:
+            return shared
+        with self.graph.inserting_before(node.next):  # before all that reads it
+            border = self._boundary(boundary.quantize, node, grid)
+            found = self.emit(levels, border, grid.levels)
+        found.meta.update(path=border.meta["path"], levels=grid)
+        return found
+
+    def _is_on(self, node: fx.Node, table: Tensor) -> bool:
+        """Whether `node` holds windows of a tensor that is read for them on these levels."""
+        name = self.origin(node).name
+        source = self._sources[self.calibrated.aliases.get(name, name)]
+        if source.target is not floatops.unfold:
+            return False
+        return self.calibrated.grid(arguments(source)[0], Role.PRODUCT).levels is table
 
     def write(self, node: fx.Node, grid: Grid) -> fx.Node:
         """The float value of integer `node` on `grid`."""
@@ -125,7 +143,6 @@ class Lowering:
             self.check()
         except (TypeError, RuntimeError) as error:
             raise VerifyError(f"after {pass_name}: {error}") from error
-        self.module.recompile()
 
     def check(self) -> None:
         self.graph.lint()

@@ -30,6 +30,7 @@ from intvit.kernels.cuda.fragments import CHUNK, padded
 from intvit.kernels.cuda.heads import Heads
 from intvit.kernels.cuda.launch import DeviceKernel
 from intvit.kernels.epilogue import Epilogue, Requantize
+from intvit.kernels.pack import weight_bits
 from intvit.kernels.score_bias import ScoreBias
 from intvit.nodes import arguments, outputs
 
@@ -113,10 +114,10 @@ class DeviceLegalizer(Fusion):
         stages, operands, dtype = self.stages(group, n)
         width, stride = self.width(node_of(x)), self.width(group.result)
         sizes, epilogue = (k, n, width), Epilogue(tuple(stages), dtype)
-        tiles = product.tiles(n, self.arch)
-        kernels = tuple(kernel(product.product, *sizes, epilogue, tile, self.arch, stride) for tile in tiles)
+        tiles, bits = product.tiles(n, self.arch), weight_bits(w)
+        kernels = tuple(kernel(product.product, *sizes, epilogue, tile, self.arch, stride, bits=bits) for tile in tiles)
         tokens = self._rows(group.result)
-        inputs = (node_of(x), product.packed_weights(w), self.channels(self.array(bias), n, "int32"), *operands)
+        inputs = (node_of(x), product.packed_weights(w, bits), self.channels(self.array(bias), n, "int32"), *operands)
         return DeviceCall(kernels, inputs, tokens, stride, dtype, tokens * k * n)
 
     def _elementwise(self, group: Group) -> DeviceCall:
@@ -128,7 +129,7 @@ class DeviceLegalizer(Fusion):
         kernels = (kernel(elementwise.elementwise, n, self.width(x), stride, epilogue, self.dtype(x)),)
         return DeviceCall(kernels, (x, *operands), self._rows(node), stride, dtype)
 
-    _requantize = _add = _gelu = _activation = _multiply = _elementwise
+    _requantize = _add = _gelu = _activation = _multiply = _levels = _elementwise
 
     def _divide(self, group: Group) -> DeviceCall:
         node = group.nodes[0]
@@ -149,7 +150,7 @@ class DeviceLegalizer(Fusion):
         fixed = (sizes, score_shift, node.softmax, epilogue, self.arch)
         bias, tables = self._bias(node)
         build = biased_attention.biased_attention if bias else attention_kernel.attention
-        kernels = (kernel(build, *fixed, *bias),)
+        kernels = (kernel(build, *fixed, *bias, levels=node.levels),)
         scores = (self.per_head(score_pre, sizes.heads, "int8"), self.per_head(score_mul, sizes.heads, "int16"))
         work = node.windows * sizes.heads * sizes.queries * sizes.keys * (sizes.head_size + sizes.value_size)
         inputs = (node.q, node.k, node.v, *scores, *tables, *operands)

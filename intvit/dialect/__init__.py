@@ -13,6 +13,7 @@ Importing this package registers the operations with `torch.library`.
 | `biased_attention.py` | `biased_attention`: with a bias, some keys masked |
 | `gelu.py`        | `gelu`: ShiftGELU                                      |
 | `activation.py`  | `activation`: a function of one number, from a table   |
+| `levels.py`      | `levels`: 8-bit integers on fewer levels, from a table |
 | `multiply.py`    | `multiply`: product by elements                        |
 | `divide.py`      | `divide`: quotient of two computed tensors             |
 | `layernorm.py`   | `layernorm`: integer LayerNorm                         |
@@ -34,6 +35,7 @@ from intvit.dialect import (
     gelu,
     groupnorm,
     layernorm,
+    levels,
     linear,
     multiply,
     patchify,
@@ -58,6 +60,7 @@ __all__ = [
     "gelu",
     "groupnorm",
     "layernorm",
+    "levels",
     "linear",
     "multiply",
     "operation_of",

@@ -14,6 +14,8 @@
 a long row (total variation up to 0.06 against exact softmax at 197 tokens), 13 and more is exact to 0.004; `P·V` of
 `S` keys needs `bits + 7 + log2 S <= 31`. No division and no rounded scale before the exponential, so no temperature
 error (I-ViT's `x0 = floor(-1/S)` has slopes of 0.83 to 0.95), and no probability is lost to an int8 result at 1/128.
+With `levels`, exponents are first rounded to multiples of `step`, so that a row has at most that many weights, 0 one of
+them (`intvit.softmax_levels` has the formula and its sources); `levels` 0 leaves them as they are.
 Columns are head-major: channel `h·D + c` is channel `c` of head `h`. With several windows, which are consecutive blocks
 of tokens, queries meet the keys of their own window only.
 """
@@ -33,6 +35,7 @@ from intvit.dialect.arithmetic import (
 from intvit.dialect.operation import operation, require, require_dtype
 from intvit.dialect.requantize import check_dyadic, requantized_ranges
 from intvit.ranges import Operand, Range, Ranges
+from intvit.softmax_levels import LEAST_LOG2, MOST_LEVELS, MOST_STEP, SoftmaxLevels
 
 LOG2_FRACTION = 8
 MEAN = Range(-(1 << 14) - 1, (1 << 14) + 1)
@@ -51,6 +54,14 @@ def split_windows(x: Tensor, windows: int) -> Tensor:
     return x.reshape(x.shape[0] * windows, -1, x.shape[-1])
 
 
+def each_head(x: Tensor, heads: int, windows: int) -> tuple[Tensor, ...]:
+    """`[B, W·T, H·D]` as `[B·W, 1, T, D]` of each head: one at a time, its scores stay in the processor's cache.
+
+    49 tokens in 640 windows: half the time of all heads at once; 1025 tokens, a third.
+    """
+    return torch.split(split_heads(split_windows(x, windows), heads), 1, 1)
+
+
 def exponentials(t: Tensor, bits: int) -> Tensor:
     """`2^(bits - 2/256) · 2^(t/256)` for int32 `t <= 0`, rounded: int32 in `0 .. 2^bits - 1`."""
     u = (t + (bits << LOG2_FRACTION) - 2).clamp(min=-257)
@@ -59,9 +70,20 @@ def exponentials(t: Tensor, bits: int) -> Tensor:
     return torch.where(u < -256, 0, rounding_shift(m, 14 - i))
 
 
-def shiftmax(scores: Tensor, multiplier: Tensor, pre_shift: Tensor, shift: int, bits: int) -> tuple[Tensor, Tensor]:
+def on_levels(t: Tensor, step: int, levels: int) -> Tensor:
+    """int32 `t <= 0` as multiples of `step`, far below all exponentials from the last of `levels` on; 0: unchanged."""
+    if not levels:
+        return t
+    i = rounding_shift(-t.clamp(min=LEAST_LOG2) * SoftmaxLevels(step, levels).inverse, 15)
+    return torch.where(i < levels - 1, -step * i, LEAST_LOG2)
+
+
+def shiftmax(
+    scores: Tensor, multiplier: Tensor, pre_shift: Tensor, shift: int, bits: int, step: int = 1, levels: int = 0
+) -> tuple[Tensor, Tensor]:
     """int32 scores `[B, H, T, S]` to exponentials of `bits` bits and their row sums `[B, H, T, 1]`, both int32."""
-    e = exponentials(requantized_by_head(scores - scores.amax(-1, keepdim=True), multiplier, pre_shift, shift), bits)
+    t = requantized_by_head(scores - scores.amax(-1, keepdim=True), multiplier, pre_shift, shift)
+    e = exponentials(on_levels(t, step, levels), bits)
     return e, e.sum(-1, keepdim=True, dtype=torch.int32)
 
 
@@ -101,6 +123,12 @@ def check_bits(bits: int) -> None:
     require(8 <= bits <= 15, f"bits must be in 8..15, not {bits}")
 
 
+def check_levels(step: int, levels: int) -> None:
+    require(levels == 0 or 2 <= levels <= MOST_LEVELS, f"levels must be 0 or in 2..{MOST_LEVELS}, not {levels}")
+    most = MOST_STEP if levels else 1
+    require(1 <= step <= most, f"step must be in 1..{most} for {levels} levels, not {step}")
+
+
 def _check(
     q: Tensor,
     k: Tensor,
@@ -114,10 +142,13 @@ def _check(
     pre_shift: Tensor,
     shift: int,
     windows: int = 1,
+    step: int = 1,
+    levels: int = 0,
 ) -> Tensor:
     check_attention(q, k, v, heads, windows)
     check_dyadic(heads, score_multiplier, score_pre_shift, score_shift, "score_")
     check_bits(bits)
+    check_levels(step, levels)
     check_dyadic(v.shape[-1], multiplier, pre_shift, shift)
     return q.new_empty(q.shape[0], q.shape[1], v.shape[-1])
 
@@ -135,6 +166,8 @@ def _ranges(
     pre_shift: Tensor,
     shift: int,
     windows: int = 1,
+    step: int = 1,
+    levels: int = 0,
 ) -> Ranges:
     scores = q * k * (q.shape[-1] // heads)
     below = Range(scores.low - scores.high, 0)
@@ -145,10 +178,17 @@ def _ranges(
         {
             "scores": scores.union(below),
             **{f"log2 {name}": found for name, found in log2.intermediates.items()},
+            **level_ranges(step, levels),
             **mean_ranges(v, k.shape[1] // windows, bits),
             **mean.intermediates,
         },
     )
+
+
+def level_ranges(step: int, levels: int) -> dict[str, Range]:
+    """Of what rounds exponents to levels, where there are any."""
+    furthest = -LEAST_LOG2 * SoftmaxLevels(step, levels).inverse + (1 << 14)
+    return {"level": Range(0, furthest)} if levels else {}
 
 
 def mean_ranges(v: Range, keys: int, bits: int) -> dict[str, Range]:
@@ -177,9 +217,18 @@ def attention(
     pre_shift: Tensor,
     shift: int,
     windows: int = 1,
+    step: int = 1,
+    levels: int = 0,
 ) -> Tensor:
-    """int8 q `[B, T, H·D]`, k `[B, S, H·D]`, v `[B, S, H·E]` to int8 `[B, T, H·E]`; dyadics per head and channel."""
-    queries, keys, values = (split_heads(split_windows(x, windows), heads) for x in (q, k, v))
-    e, s = shiftmax(integer_matmul(queries, keys.mT), score_multiplier, score_pre_shift, score_shift, bits)
-    mean = weighted_mean(e, s, values).reshape(*q.shape[:2], -1)
+    """int8 q `[B, T, H·D]`, k `[B, S, H·D]`, v `[B, S, H·E]` to int8 `[B, T, H·E]`; dyadics per head and channel.
+
+    `levels` (0, or 2 to 256): how many weights a row may have, powers of `2^(step / 256)`, `step` 1 to 2^11.
+    """
+    operands = (each_head(x, heads, windows) for x in (q, k, v))
+    numbers = (number.expand(heads).split(1) for number in (score_multiplier, score_pre_shift))
+    means = []
+    for queries, keys, values, factor, pre in zip(*operands, *numbers, strict=True):
+        e, s = shiftmax(integer_matmul(queries, keys.mT), factor, pre, score_shift, bits, step, levels)
+        means.append(weighted_mean(e, s, values))
+    mean = torch.cat(means, -1).reshape(*q.shape[:2], -1)
     return requantized(mean, pre_shift, multiplier, shift).clamp(*INT8).to(torch.int8)

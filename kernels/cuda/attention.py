@@ -31,6 +31,7 @@ from intvit.kernels.cuda.launch import ROLLED, WARP, Block, DeviceKernel, clear,
 from intvit.kernels.cuda.shiftmax import exponential, row_mean
 from intvit.kernels.cuda.store import Finish, epilogue_pointers
 from intvit.kernels.epilogue import Epilogue
+from intvit.softmax_levels import SoftmaxLevels
 
 LEAST = 1 - (1 << 31)
 NEIGHBOURS = 4
@@ -41,7 +42,14 @@ Score = Callable[[Expr, Expr, Expr], Expr]
 
 
 def attention(
-    sizes: Heads, score_shift: int, bits: int, epilogue: Epilogue, arch: Arch, *, name: str = "attention"
+    sizes: Heads,
+    score_shift: int,
+    bits: int,
+    epilogue: Epilogue,
+    arch: Arch,
+    *,
+    levels: SoftmaxLevels | None = None,
+    name: str = "attention",
 ) -> DeviceKernel:
     """Inputs: int8 q, k, v `[batch * tokens, stride]`, int8 and int16 `[heads]` of the scores, the epilogue's operands.
 
@@ -56,7 +64,7 @@ def attention(
         top = task.maxima(lambda score, half, key: score)
 
         def weight(score: Expr, half: Expr, key: Expr) -> Expr:
-            return exponential(score, top[half], let(key < sizes.keys), shift, factor, score_shift, bits)
+            return exponential(score, top[half], let(key < sizes.keys), shift, factor, score_shift, bits, levels)
 
         task.finish(*task.weighted(weight, bits), output(sizes, epilogue, operands, y), bits)
 

@@ -19,6 +19,7 @@ from intvit.kernels.cuda.launch import Block, DeviceKernel, local
 from intvit.kernels.cuda.shiftmax import power_of_two
 from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.score_bias import MASK, MASKED, ScoreBias
+from intvit.softmax_levels import SoftmaxLevels
 
 
 def biased_attention(
@@ -29,6 +30,7 @@ def biased_attention(
     arch: Arch,
     bias: ScoreBias,
     *,
+    levels: SoftmaxLevels | None = None,
     name: str = "biased_attention",
 ) -> DeviceKernel:
     """Inputs as `attention`, before those of the epilogue the bias, and int32 `[windows]`, the kind of each window.
@@ -49,7 +51,7 @@ def biased_attention(
         top = task.maxima(stored)
 
         def weight(score: Expr, half: Expr, key: Expr) -> Expr:
-            return power_of_two(stored(score, half, key) - top[half], let(key < sizes.keys), bits)
+            return power_of_two(stored(score, half, key) - top[half], let(key < sizes.keys), bits, levels)
 
         task.finish(*task.weighted(weight, bits), output(sizes, epilogue, operands, y), bits)
 

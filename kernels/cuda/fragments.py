@@ -51,7 +51,9 @@ def place(column: int) -> int:
 
 
 def swizzled(row: Expr, chunk: Expr, chunks: int) -> Expr:
-    """Where a chunk of a row of 4 or 8 lies, so that the same chunk of 8 rows is in different banks."""
+    """Where a chunk of a row of 2, 4 or 8 lies, so that the same chunk of 8 rows is in different banks."""
+    if chunks == 2:
+        return chunk ^ ((row >> 2) & 1)
     return chunk ^ ((row >> 1) & 3) if chunks == 4 else chunk ^ (row & 7)
 
 

@@ -70,6 +70,7 @@ def row_products(
         columns=n,
         slices=-(-sizes.depth // tile.depth),
         across=-(-n // tile.columns),
+        bits=8,
         sizes=sizes,
     )
 
@@ -81,7 +82,7 @@ def row_products(
 
     pointers = [("a", "uint8"), ("b", "uint8"), *epilogue_pointers(epilogue), ("y", epilogue.dtype)]
     times = sizes.groups * kernel.down * kernel.across
-    return device_kernel(name, pointers, body, threads=tile.threads, times=times, shared=tile.shared)
+    return device_kernel(name, pointers, body, threads=tile.threads, times=times, shared=kernel.shared)
 
 
 def column_of(line: Expr) -> Expr:
@@ -148,7 +149,7 @@ class _GroupProduct(TileProduct):
 
         def copy(stage: Expr, step: Expr) -> None:
             offset = let(step * self.tile.depth)
-            target = let(to + stage * self.tile.slice_bytes)
+            target = let(to + stage * self.slice_bytes)
             for at in range(0, CHUNK, piece):
                 k = let(first + offset + at)
 

@@ -11,6 +11,8 @@ from intvit.kernels.arith import Buffer, Expr
 from intvit.kernels.cuda.arith import INT32, clamp, let, rshift, sat16, wide
 from intvit.kernels.epilogue import Add, Bias, Epilogue, Requantize, Stage
 from intvit.kernels.gelu import FRACTION, HIGH, LOW, POLYNOMIAL, Gelu
+from intvit.kernels.levels import FIRST as FIRST_LEVEL
+from intvit.kernels.levels import Levels
 from intvit.kernels.multiply import Multiply
 
 Fetch = Callable[[str], Expr]
@@ -40,6 +42,8 @@ def _apply(stage: Stage, x: Expr, fetch: Fetch) -> Expr:
         return requantized(product, _of(stage.pre, "pre", fetch), _of(stage.mul, "mul", fetch), stage.shift, 0, stage)
     if isinstance(stage, Activation):
         return clamp(rshift(lines(x, fetch("table")), stage.shift), stage.low, stage.high)
+    if isinstance(stage, Levels):
+        return element(fetch("levels"), x - FIRST_LEVEL)
     if isinstance(stage, Add):
         own = shifted(x, _of(stage.pre, "pre", fetch)) * _of(stage.mul, "mul", fetch)
         other = shifted(fetch("arm"), _of(stage.arm_pre, "arm_pre", fetch)) * _of(stage.arm_mul, "arm_mul", fetch)

@@ -36,9 +36,9 @@ def tiny_vit(arch: Arch) -> list[DeviceKernel]:
     return [kernel for step in steps for kernel in kernels_of(step.kernel)]
 
 
-def products(k: int, n: int, arch: Arch, *stages: Stage, dtype: str = "int8") -> list[DeviceKernel]:
+def products(k: int, n: int, arch: Arch, *stages: Stage, dtype: str = "int8", bits: int = 8) -> list[DeviceKernel]:
     stages = (Bias(), *stages)
-    return [product(k, n, k, Epilogue(stages, dtype), tile, arch, n) for tile in tiles(n, arch)]
+    return [product(k, n, k, Epilogue(stages, dtype), tile, arch, n, bits=bits) for tile in tiles(n, arch)]
 
 
 def deit_tiny(arch: Arch) -> list[DeviceKernel]:
@@ -71,7 +71,21 @@ def heads(arch: Arch) -> list[DeviceKernel]:
     ]
 
 
-KERNELS: dict[str, Callable[[Arch], list[DeviceKernel]]] = {"tiny": tiny_vit, "deit tiny": deit_tiny, "heads": heads}
+def four_bits(arch: Arch) -> list[DeviceKernel]:
+    """Products with packed weights."""
+    gelu = Gelu(11, 12, pre=1, mul=20000).shared
+    return [
+        *products(768, 192, arch, Add(13, arm_pre=0), dtype="int16", bits=4),
+        *products(192, 768, arch, Requantize(15, -32768, 32767), gelu, bits=4),
+    ]
+
+
+KERNELS: dict[str, Callable[[Arch], list[DeviceKernel]]] = {
+    "tiny": tiny_vit,
+    "deit tiny": deit_tiny,
+    "heads": heads,
+    "four bits": four_bits,
+}
 
 
 @cache

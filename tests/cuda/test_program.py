@@ -1,7 +1,9 @@
 """Whole models in the emulator, kernel after kernel as the tables say: the reference's integers, with every tile."""
 
 import biased
+import coarse
 import gated
+import logarithmic
 import mixed
 import moved
 import normalized
@@ -54,12 +56,14 @@ class Emulated:
 
 
 CASES = [
-    *((name, arch) for name in MODELS for arch in ("sm_75", "sm_90")),
+    *((name, arch) for name in (*MODELS, "four bits") for arch in ("sm_75", "sm_90")),
     ("moved", "sm_90"),
     ("gated", "sm_90"),
     ("normalized", "sm_90"),
     ("windowed", "sm_90"),
     ("biased", "sm_90"),
+    ("coarse", "sm_90"),
+    ("logarithmic", "sm_90"),
     ("mixed", "sm_90"),
 ]
 
@@ -74,6 +78,9 @@ def emulated(request: pytest.FixtureRequest) -> Emulated:
         "windowed": windowed.integer_model,
     }
     others["biased"] = biased.integer_model
+    others["four bits"] = lambda: tiny.with_small_weights(tiny.integer_model(), keep=1)
+    others["coarse"] = coarse.integer_model
+    others["logarithmic"] = logarithmic.integer_model
     others["mixed"] = mixed.integer_model
     return Emulated(others[name]() if name in others else integer_model(name), arch)
 

@@ -31,12 +31,12 @@ def operands(windows: int, queries: int, keys: int, heads: int, size: int) -> li
 
 
 def attend(
-    qkv: list[Tensor], heads: int, windows: int, scale: float, bias: Tensor, kinds: tuple[int, ...]
+    qkv: list[Tensor], heads: int, windows: int, scale: float, bias: Tensor, kinds: tuple[int, ...], *levels: int
 ) -> tuple[Tensor, Tensor]:
     """int8 attention at the scale of `v` itself, and the same in float."""
     bits = exponential_bits(qkv[1].shape[1] // windows)
     tables = integer_bias(bias), torch.tensor(kinds, dtype=torch.int32)
-    arguments = (heads, windows, *fields(scale * TO_LOG2, BIASED_SPAN), *tables, bits, *fields(2.0**-7, 128))
+    arguments = (heads, windows, *fields(scale * TO_LOG2, BIASED_SPAN), *tables, bits, *fields(2.0**-7, 128), *levels)
     exact = floatops.attention(*(x.double() for x in qkv), heads, scale, windows, bias.double(), kinds)
     ranges = BIASED.ranges(*(Operand(-128, 127, (1, *x.shape[1:])) for x in qkv), *arguments)
     assert not ranges.overflowing()
@@ -60,21 +60,35 @@ def test_is_within_one_step_of_float(
     assert (got - exact).abs().max() <= 1
 
 
-def test_masked_keys_weigh_nothing() -> None:
+@pytest.mark.parametrize("levels", [(), (128, 16), (2048, 256), (1, 2)])
+def test_masked_keys_weigh_nothing(levels: tuple[int, ...]) -> None:
     """Whatever their scores: the result is that without them."""
     q, k, v = operands(1, 5, 9, 2, 16)
     bias = torch.zeros(1, 1, 5, 9)
     bias[..., 6:] = -math.inf
-    got, _ = attend([q, k, v], 2, 1, 0.01, bias, (0,))
-    fewer, _ = attend([q, k[:, :6], v[:, :6]], 2, 1, 0.01, bias[..., :6], (0,))
+    got, _ = attend([q, k, v], 2, 1, 0.01, bias, (0,), *levels)
+    fewer, _ = attend([q, k[:, :6], v[:, :6]], 2, 1, 0.01, bias[..., :6], (0,), *levels)
     assert torch.equal(got, fewer)
 
 
-def test_keys_of_a_row_that_is_masked_everywhere_weigh_the_same() -> None:
+@pytest.mark.parametrize("levels", [(), (128, 16)])
+def test_keys_of_a_row_that_is_masked_everywhere_weigh_the_same(levels: tuple[int, ...]) -> None:
     q, k, v = operands(1, 3, 8, 1, 16)
     v[:] = v[:, :1]
-    got, _ = attend([q, k, v], 1, 1, 0.01, torch.full((1, 1, 3, 8), -1e4), (0,))
+    got, _ = attend([q, k, v], 1, 1, 0.01, torch.full((1, 1, 3, 8), -1e4), (0,), *levels)
     assert torch.equal(got, v[:, :3])
+
+
+@pytest.mark.parametrize(("step", "levels"), [(1, 256), (64, 32), (128, 16), (2048, 2)])
+def test_levels_without_a_bias_are_those_of_attention(step: int, levels: int) -> None:
+    """Where no score is far from 0: distances of rounded scores are within one unit of rounded distances, so exact."""
+    qkv = [x // 4 for x in operands(3, 4, 6, 2, 8)]
+    one = torch.tensor([1 << 14], dtype=torch.int32)
+    number, result = (one, one * 0, 14), fields(2.0**-7, 128)
+    tables = torch.zeros(1, 1, 4, 6, dtype=torch.int16), torch.zeros(3, dtype=torch.int32)
+    got = BIASED.call(*qkv, 2, 3, *number, *tables, 13, *result, step, levels)
+    assert torch.equal(got, PLAIN.call(*qkv, 2, *number, 13, *result, 3, step, levels))
+    assert not torch.equal(got, PLAIN.call(*qkv, 2, *number, 13, *result, 3))
 
 
 def test_scores_of_88_are_not_saturated() -> None:
@@ -118,7 +132,7 @@ def test_ranges_refuse_scores_that_reach_a_mask() -> None:
         bounds(torch.tensor([0, 1]), (one, one * 0, 3))
 
 
-def test_tables_of_another_size_are_refused() -> None:
+def test_tables_of_another_size_and_a_step_without_levels_are_refused() -> None:
     qkv = operands(2, 3, 4, 2, 4)
     rest = fields(1e-3, BIASED_SPAN)
     result = fields(2.0**-7, 128)
@@ -129,5 +143,8 @@ def test_tables_of_another_size_are_refused() -> None:
     with pytest.raises(TypeError, match="kinds must have 2 entries"):
         table = torch.zeros(1, 1, 3, 4, dtype=torch.int16)
         BIASED.check(*qkv, 2, 2, *rest, table, torch.zeros(3, dtype=torch.int32), 13, *result)
+    with pytest.raises(TypeError, match=r"step must be in 1\.\.1 for 0 levels"):
+        table = torch.zeros(1, 1, 3, 4, dtype=torch.int16)
+        BIASED.check(*qkv, 2, 2, *rest, table, kinds, 13, *result, 2, 0)
     with pytest.raises(TypeError, match="tokens for 4 windows"):
         PLAIN.check(*qkv, 2, *rest, 13, *result, 4)

@@ -12,10 +12,11 @@ from intvit.kernels import pack
 from intvit.kernels.cut import RULE, Cut
 from intvit.kernels.epilogue import Epilogue, Requantize
 from intvit.kernels.isa import AVX2, AVX512_VNNI
+from intvit.softmax_levels import SoftmaxLevels
 
 
-def check(machine, run, sizes, batch=1, bits=13, seed=0, kind="random", score_shift=None, cut=RULE):
-    """`sizes`: heads, queries, keys, head size, value size."""
+def check(machine, run, sizes, batch=1, bits=13, seed=0, kind="random", score_shift=None, cut=RULE, levels=()):
+    """`sizes`: heads, queries, keys, head size, value size; `levels`: their step and number."""
     random = np.random.default_rng(seed)
     heads, queries, keys, d, e = sizes
     q, k, v = (
@@ -34,16 +35,16 @@ def check(machine, run, sizes, batch=1, bits=13, seed=0, kind="random", score_sh
     pre, mul = random.integers(0, 3, heads * e), random.integers(-32768, 32768, heads * e)
     shift = int(random.integers(8, 16))
     stages = Epilogue((Requantize(shift),))
-    function = kernels.attention(kernels.Heads(*sizes, machine[1], cut), score_shift, bits, stages)
+    known = SoftmaxLevels(*levels) if levels else None
+    function = kernels.attention(kernels.Heads(*sizes, machine[1], cut), score_shift, bits, stages, levels=known)
     inputs = [x.reshape(-1, x.shape[-1]) for x in (q, k, v)] + [score_pre.astype(np.int8), score_mul.astype(np.int16)]
     inputs += [
         pack.channels(x, heads * e, o.dtype, machine[1]) for x, o in zip((pre, mul), stages.operands, strict=True)
     ]
     y = run(function, inputs, (batch * queries, heads * e), "int8")
     as_int32 = [torch.from_numpy(x.astype(np.int32)) for x in (score_mul, score_pre, mul, pre)]
-    want = dialect.attention(
-        *(torch.from_numpy(x) for x in (q, k, v)), heads, *as_int32[:2], score_shift, bits, *as_int32[2:], shift
-    )
+    wanted = (torch.from_numpy(x) for x in (q, k, v))
+    want = dialect.attention(*wanted, heads, *as_int32[:2], score_shift, bits, *as_int32[2:], shift, 1, *levels)
     np.testing.assert_array_equal(y, want.numpy().reshape(y.shape))
 
 
@@ -67,6 +68,12 @@ def test_shapes(machine, run, sizes):
 @pytest.mark.parametrize("bits", [8, 11, 15])
 def test_extremes_and_widths_of_the_exponentials(machine, run, bits, kind):
     check(machine, run, (2, 19, 33, 16, 16), bits=bits, kind=kind)
+
+
+@pytest.mark.parametrize(("levels", "score_shift"), [((1, 256), 17), ((93, 64), 16), ((128, 16), 12), ((2047, 3), 15)])
+@pytest.mark.parametrize("kind", ["random", "outlier"])
+def test_levels(machine, run, levels, kind, score_shift):
+    check(machine, run, (2, 19, 33, 16, 16), bits=15, kind=kind, score_shift=score_shift, levels=levels)
 
 
 @pytest.mark.parametrize("score_shift", [0, 15, 16, 17, 30])

@@ -13,6 +13,7 @@ from intvit.kernels.biased_attention import biased_attention
 from intvit.kernels.cut import Cut
 from intvit.kernels.epilogue import Epilogue, Requantize
 from intvit.kernels.score_bias import MASK, ScoreBias, packed_bias
+from intvit.softmax_levels import SoftmaxLevels
 
 
 def bias_of(random, shape, kind):
@@ -27,9 +28,21 @@ def bias_of(random, shape, kind):
 
 
 def check(
-    machine, run, sizes, windows=1, batch=1, bits=15, seed=0, kind="mask", shared=False, shift=14, cut=None, biased=True
+    machine,
+    run,
+    sizes,
+    windows=1,
+    batch=1,
+    bits=15,
+    seed=0,
+    kind="mask",
+    shared=False,
+    shift=14,
+    cut=None,
+    biased=True,
+    levels=(),
 ):
-    """`sizes`: heads, queries, keys, head size, value size."""
+    """`sizes`: heads, queries, keys, head size, value size; `levels`: their step and number."""
     random = np.random.default_rng(seed)
     heads, queries, keys, d, e = sizes
     q, k, v = (
@@ -46,19 +59,22 @@ def check(
     inputs = [x.reshape(-1, x.shape[-1]) for x in (q, k, v)] + [score_pre.astype(np.int8), score_mul.astype(np.int16)]
     wanted = [torch.from_numpy(x) for x in (q, k, v)]
     numbers = [torch.from_numpy(x.astype(np.int32)) for x in (score_mul, score_pre, mul, pre)]
+    more = {"levels": SoftmaxLevels(*levels)} if levels else {}
     if biased:
         bias = bias_of(random, (3, 1 if shared else heads, queries, keys), kind)
         kinds = random.integers(0, 3, windows).astype(np.int32)
         known = ScoreBias(3, bias.shape[1], queries, keys, windows, bool((bias == MASK).any()))
-        function = biased_attention(found, shift, bits, stages, known)
+        function = biased_attention(found, shift, bits, stages, known, **more)
         inputs += [packed_bias(bias), kinds]
         tables = torch.from_numpy(bias), torch.from_numpy(kinds)
         want = OPERATIONS["biased_attention"].call(
-            *wanted, heads, windows, *numbers[:2], shift, *tables, bits, *numbers[2:], 15
+            *wanted, heads, windows, *numbers[:2], shift, *tables, bits, *numbers[2:], 15, *levels
         )
     else:
-        function = attention(found, shift, bits, stages)
-        want = OPERATIONS["attention"].call(*wanted, heads, *numbers[:2], shift, bits, *numbers[2:], 15, windows)
+        function = attention(found, shift, bits, stages, **more)
+        want = OPERATIONS["attention"].call(
+            *wanted, heads, *numbers[:2], shift, bits, *numbers[2:], 15, windows, *levels
+        )
     inputs += [pack.channels(x, heads * e, o.dtype, isa) for x, o in zip((pre, mul), stages.operands, strict=True)]
     y = run(function, inputs, (batch * windows * queries, heads * e), "int8")
     np.testing.assert_array_equal(y, want.numpy().reshape(y.shape))
@@ -76,6 +92,14 @@ def test_shapes(machine, run, sizes, windows, biased):
 @pytest.mark.parametrize(("kind", "bits", "shift"), [("plain", 8, 9), ("lowest", 11, 14), ("ends", 15, 16)])
 def test_masks_extremes_and_widths(machine, run, kind, bits, shift):
     check(machine, run, (2, 19, 33, 16, 16), 3, bits=bits, shift=shift, kind=kind, shared=bits == 11)
+
+
+@pytest.mark.parametrize(
+    ("kind", "biased", "levels"),
+    [("mask", True, (93, 64)), ("ends", True, (2048, 256)), ("plain", True, (1, 256)), ("plain", False, (128, 16))],
+)
+def test_levels(machine, run, kind, biased, levels):
+    check(machine, run, (2, 19, 33, 16, 16), 3, kind=kind, biased=biased, shift=16, levels=levels)
 
 
 @settings(max_examples=2, deadline=None)

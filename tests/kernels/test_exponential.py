@@ -12,6 +12,7 @@ from intvit.kernels import exponential as kernels
 from intvit.kernels.arith import Buffer, Expr, load, store
 from intvit.kernels.function import Tensor, function
 from intvit.kernels.isa import Isa
+from intvit.softmax_levels import SoftmaxLevels
 
 EVERY = np.arange(-(1 << 15), 1, dtype=np.int16)
 
@@ -45,6 +46,19 @@ def test_exponentials(machine, run, bits):
         "int16",
     )
     np.testing.assert_array_equal(y, dialect.exponentials(torch.from_numpy(x.astype(np.int32)), bits).numpy())
+
+
+@pytest.mark.parametrize("levels", [(1, 256), (1, 2), (93, 64), (128, 16), (300, 256), (2047, 3), (2048, 256)], ids=str)
+def test_levels(machine, run, levels):
+    """What lies beyond 16 bits is another number than the dialect's, and weighs as little."""
+    isa, found = machine[1].vector, SoftmaxLevels(*levels)
+    x = every(isa)
+    function = over_lanes("levels", len(x), isa, lambda t, mul: kernels.on_levels(t, found, isa.wide))
+    y = run(function, [x, np.zeros(1, np.int16)], x.shape, "int16").astype(np.int32)
+    want = dialect.on_levels(torch.from_numpy(x.astype(np.int32)), *levels).numpy()
+    near = want > -(1 << 14)
+    np.testing.assert_array_equal(y[near], want[near])
+    assert (y[~near] <= -(1 << 14)).all() and near.any() and not near.all()
 
 
 @pytest.mark.parametrize("shift", [0, 1, 9, 14, 15, 16, 17, 18, 24, 30])

@@ -18,6 +18,7 @@ from intvit.kernels.groupnorm import groupnorm
 from intvit.kernels.isa import AMX, AVX2, AVX512, AVX512_VNNI, DOTPROD, SSE2, WIDE, Isa, detect
 from intvit.kernels.layernorm import layernorm
 from intvit.kernels.layernorm_published import layernorm_published
+from intvit.kernels.levels import Levels
 from intvit.kernels.movement import concat_tokens, patchify, select_tokens
 from intvit.kernels.pool import pool
 from intvit.kernels.product import product
@@ -47,6 +48,7 @@ def kernels(isa: Isa) -> list[tvm.tirx.PrimFunc]:
     requantize = Epilogue((Bias(), Requantize(15)))
     return [
         product(72, 100, requantize, isa, name="plain"),
+        product(72, 100, requantize, isa, bits=4, name="four_bits"),
         product(64, 96, Epilogue((Bias(), Add(14)), "int16"), isa, name="residual"),
         product(64, 96, Epilogue((Bias(), Requantize(15, -32768, 32767), Gelu(11, 15))), isa, name="with_gelu"),
         attention(Heads(2, 30, 30, 24, 24, isa), 15, 13, Epilogue((Requantize(15),))),
@@ -64,6 +66,7 @@ def kernels(isa: Isa) -> list[tvm.tirx.PrimFunc]:
         groupnorm(NormGroups(100, 1, 30, isa.vector), 14),
         groupnorm(NormGroups(96, 32, 30, isa.vector), 14, dtype="int16", name="small_groups"),
         elementwise(70, Epilogue((Requantize(15),)), isa),
+        elementwise(70, Epilogue((Levels(),)), isa, dtype="int8", name="levels"),
         concat_tokens(1, 4, 70, isa),
         select_tokens(0, 1, 4, 70, isa),
         patchify((32, 32, 3), (16, 16), isa),

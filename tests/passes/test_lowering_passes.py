@@ -22,6 +22,7 @@ from intvit.passes.lower_patchify import LowerPatchify
 from intvit.passes.lower_residual import LowerResidual
 from intvit.passes.lower_tokens import LowerConcatTokens, LowerSelectTokens
 from intvit.passes.lowering import Lowering
+from intvit.softmax_levels import SoftmaxLevels
 from intvit.stages import CalibratedGraph, FloatGraph
 
 TOKENS, CHANNELS, PATCH = 4, 8, 2
@@ -223,6 +224,31 @@ def test_the_published_preset_has_no_windows_and_no_bias(windows: int) -> None:
             attention.args = (*attention.args, graph.constant(torch.zeros(1, 1, 4, 4)), (0,))
     (skip,) = LowerAttention().apply(graph).skips
     assert "no form with a bias, a mask or windows" in skip.reason
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_levels_of_an_attention_are_its_last_arguments(biased: bool) -> None:
+    sketch = Sketch()
+    qkv = [sketch.linear(sketch.tokens, CHANNELS, CHANNELS) for _ in range(3)]
+    node = sketch.biased(qkv, 2, 2, (1, 0)) if biased else sketch.call(floatops.attention, *qkv, 2, 0.5, 2)
+    plain = sketch.calibrated(sketch.linear(node, CHANNELS, CHANNELS))
+    last = {}
+    for levels, calibrated in ((0, plain), (16, plain.with_softmax_levels(node, SoftmaxLevels(128, 16)))):
+        graph = Lowering(calibrated)
+        assert LowerAttention().apply(graph).rewritten == 1
+        (found,) = (n for n in graph.graph.nodes if "intvit." in str(n.target) and n.op == "call_function")
+        last[levels] = [a for a in found.args if not isinstance(a, fx.Node)]
+    assert last[16] == [*last[0], 128, 16]
+
+
+def test_the_published_preset_has_no_levels() -> None:
+    sketch = Sketch()
+    qkv = [sketch.linear(sketch.tokens, CHANNELS, CHANNELS) for _ in range(3)]
+    node = sketch.call(floatops.attention, *qkv, 2, 0.5)
+    calibrated = sketch.calibrated(sketch.linear(node, CHANNELS, CHANNELS), preset="paper")
+    graph = Lowering(calibrated.with_softmax_levels(node, SoftmaxLevels(128, 16)))
+    (skip,) = LowerAttention().apply(graph).skips
+    assert "no form with logarithmic weights" in skip.reason
 
 
 def test_biases_are_integers_in_log2_units() -> None:

@@ -11,6 +11,7 @@ its upper bits and its lower 8, whose products with `V` are 8-bit products:
 
     o = 256 (upper V) + lower V,   s = 256 Σ upper + Σ lower
 
+Weights on logarithmic levels (`intvit.softmax_levels`) differ in the tables only.
 Where `V` or `K` is the second factor of a product it is int8 (`s8`), or uint8 with a zero point of 128 (`u8`).
 """
 
@@ -21,7 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from intvit.dialect.attention import LOG2_FRACTION, exponentials
+from intvit.dialect.attention import LOG2_FRACTION, exponentials, on_levels
+from intvit.softmax_levels import SoftmaxLevels
 from intvit.to_onnx.integer.dyadic import RAISE8, RAISE16, Array, floor_shift, levelled
 from intvit.to_onnx.integer.lookup import look_up
 from intvit.to_onnx.integer.requantize import Far
@@ -43,16 +45,24 @@ LARGEST_PRODUCT = 128 * 128 + 128 * 127
 """How far apart the products of two pairs of 8-bit integers are at most."""
 
 
-def last_log2(bits: int) -> int:
-    """The smallest distance in log2 units, of 8 fraction bits, whose weight is 0."""
-    return ((bits + 1) << LOG2_FRACTION) - 1
+def last_log2(bits: int, levels: SoftmaxLevels | None = None) -> int:
+    """The smallest distance in log2 units, of 8 fraction bits, whose weight is 0; so are those of all larger ones."""
+    last = ((bits + 1) << LOG2_FRACTION) - 1
+    return int(weights_at(last + levels.step, bits, levels).count_nonzero()) if levels else last
 
 
-def weights_by_log2(s: Scope, bits: int) -> Iterator[str]:
+def weights_at(count: int, bits: int, levels: SoftmaxLevels | None) -> torch.Tensor:
+    """Of the distances `0 .. count - 1` in log2 units, int32."""
+    t = -torch.arange(count, dtype=torch.int32)
+    return exponentials(on_levels(t, levels.step, levels.levels) if levels else t, bits)
+
+
+def weights_by_log2(s: Scope, bits: int, levels: SoftmaxLevels | None = None) -> Iterator[str]:
     """Tables of the upper and the lower bits, uint8, of the weight at each distance `0 .. last_log2` in log2 units."""
-    e = exponentials(-torch.arange(last_log2(bits) + 1, dtype=torch.int32), bits).numpy()
-    yield s.constant(e >> LOW, "uint8", f"exponentials_{bits}_upper")
-    yield s.constant(e & ((1 << LOW) - 1), "uint8", f"exponentials_{bits}_lower")
+    e = weights_at(last_log2(bits, levels) + 1, bits, levels).numpy()
+    label = f"exponentials_{bits}" + (f"_on_{levels.levels}_of_{levels.step}" if levels else "")
+    yield s.constant(e >> LOW, "uint8", f"{label}_upper")
+    yield s.constant(e & ((1 << LOW) - 1), "uint8", f"{label}_lower")
 
 
 @dataclass(frozen=True)
@@ -88,13 +98,16 @@ class Distances:
     shift: int
     bits: int
     span: int
+    levels: SoftmaxLevels | None = None
 
     @classmethod
-    def of(cls, pre: Array, multiplier: Array, shift: int, bits: int, span: int) -> "Distances":
+    def of(
+        cls, pre: Array, multiplier: Array, shift: int, bits: int, span: int, levels: SoftmaxLevels | None = None
+    ) -> "Distances":
         """For distances up to `span`. A head in which all of them round to 0 has the multiplier 0 instead."""
         lost = (span + _half_down(pre)) >> pre == 0
         shared = 0 if lost.all() else pre[~lost].min()
-        return cls(np.where(lost, shared, pre), np.where(lost, 0, multiplier), shift, bits, span)
+        return cls(np.where(lost, shared, pre), np.where(lost, 0, multiplier), shift, bits, span, levels)
 
     @property
     def grain(self) -> int:
@@ -117,7 +130,7 @@ class Distances:
         """Entries of a head's table: none is beyond `span`, and the last stands for all larger distances."""
         w = np.arange((1 << 15) + 1, dtype=np.int64)[:, None]
         log2 = (w * self.multiplier.astype(np.int64) + self.half_down) >> self.shift
-        log2 = np.minimum(log2, last_log2(self.bits))
+        log2 = np.minimum(log2, last_log2(self.bits, self.levels))
         reached = (log2 == log2[-1]).argmax(0)
         last = (self.span + int(_half_down(self.pre).max())) // self.grain
         return min(int((reached * self.coarser).max()), last) + 1
@@ -168,6 +181,7 @@ def attention(
     windows: int = 1,
     size: int = 0,
     value_size: int = 0,
+    levels: SoftmaxLevels | None = None,
 ) -> str:
     """uint8 q `[B, T, H·D]`, k and v `[B, S, H·D]` (int8, or uint8) to uint8 `[B, T, H·E]`.
 
@@ -175,7 +189,7 @@ def attention(
     """
     scores = score_products(s, q, k, heads, tokens, keys, portable, size)
     index = distance_index(s, scores, rise, grain, last, heads, tokens, keys)
-    tables = weight_tables(s, coarser, score_multiplier, half_down, score_unit, count, bits)
+    tables = weight_tables(s, coarser, score_multiplier, half_down, score_unit, count, bits, levels)
     weights = [look_up(s, table, index, heads, tokens, keys) for table in tables]
     result = (divisor, mean_addend, multiplier, addend, unit, top)
     sizes: dict[str, Any] = dict(heads=heads, tokens=tokens, keys=keys, windows=windows, value_size=value_size)
@@ -256,13 +270,20 @@ def distance_index(s: Scope, scores: str, rise: str, grain: str, last: str, head
 
 
 def weight_tables(
-    s: Scope, coarser: str, multiplier: str, half_down: str, unit: str, count: str, bits: int
+    s: Scope,
+    coarser: str,
+    multiplier: str,
+    half_down: str,
+    unit: str,
+    count: str,
+    bits: int,
+    levels: SoftmaxLevels | None,
 ) -> list[str]:
     """Upper and lower bits of the weight at each index, uint8 `[H, count]`; nodes that read no input."""
     w = s.op("Min", s.op("Div", s.op("Range", s.int32(0), count, s.int32(1)), coarser), s.int32(1 << 15))
     log2 = s.op("Div", s.op("Add", s.op("Mul", w, multiplier), half_down), unit)
-    log2 = s.op("Min", log2, s.int32(last_log2(bits)))
-    return [s.op("Gather", table, log2) for table in weights_by_log2(s, bits)]
+    log2 = s.op("Min", log2, s.int32(last_log2(bits, levels)))
+    return [s.op("Gather", table, log2) for table in weights_by_log2(s, bits, levels)]
 
 
 def row_mean(s: Scope, o: str, sums: str, heads: int, tokens: int, keys: int, bits: int) -> str:

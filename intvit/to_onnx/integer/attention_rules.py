@@ -26,8 +26,8 @@ def shiftmax_attention(w: Writer, node: fx.Node) -> str:
         fixed.update(size=0, value_size=0)
     score_m, score_pre, score_shift = found.score
     span = attention.LARGEST_PRODUCT * (w.shapes[found.q.name][2] // heads)
-    of_heads = [np.broadcast_to(w.array(a), heads) for a in (score_pre, score_m)]
-    distances = attention.Distances.of(of_heads[0], of_heads[1], score_shift, found.softmax, span)
+    pre, factors = (np.broadcast_to(w.array(a), heads) for a in (score_pre, score_m))
+    distances = attention.Distances.of(pre, factors, score_shift, found.softmax, span, found.levels)
     if not fits32(distances.rises + span) or not attention.sums_fit(keys, found.softmax):
         raise too_large(w, heads, keys)
     columns, rows = (heads, 1, 1), (heads, 1)
@@ -82,6 +82,7 @@ def too_large(w: Writer, heads: int, keys: int) -> IntvitError:
 def sizes_of(w: Writer, node: AttentionNode) -> dict[str, Any]:
     """Of a window and a head."""
     (_, tokens, width), (_, keys, _), (_, _, columns) = (w.shapes[x.name] for x in (node.q, node.k, node.v))
+    levels = dict(levels=node.levels) if node.levels else {}
     return dict(
         heads=node.heads,
         tokens=tokens // node.windows,
@@ -91,6 +92,7 @@ def sizes_of(w: Writer, node: AttentionNode) -> dict[str, Any]:
         value_size=columns // node.heads,
         bits=node.softmax,
         portable=w.portable,
+        **levels,
     )
 
 

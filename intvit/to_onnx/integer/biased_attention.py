@@ -10,6 +10,7 @@ where they are cut off:
 from typing import Any
 
 from intvit.dialect.biased_attention import MASK
+from intvit.softmax_levels import SoftmaxLevels
 from intvit.to_onnx.integer.attention import last_log2, means, score_products, weights_by_log2
 from intvit.to_onnx.integer.dyadic import levelled, saturated
 from intvit.to_onnx.integer.lookup import look_up
@@ -51,6 +52,7 @@ def biased_attention(
     masks: bool,
     score_far: Far,
     far: Far,
+    levels: SoftmaxLevels | None = None,
 ) -> str:
     """uint8 q `[B, W·T, H·D]`, k and v `[B, W·S, H·D]` (int8, or uint8) to uint8 `[B, W·T, H·E]`."""
     scores = score_products(s, q, k, heads, tokens, keys, portable, size)
@@ -62,8 +64,8 @@ def biased_attention(
     if masks:
         x = s.op("Max", x, s.int32(FLOOR))
     distance = s.op("Sub", s.op("ReduceMax", x, s.int64(-1), keepdims=1), x)
-    index = s.op("Min", distance, s.int32(last_log2(bits)))
-    weights = [look_up(s, table, index, heads, tokens, keys) for table in weights_by_log2(s, bits)]
+    index = s.op("Min", distance, s.int32(last_log2(bits, levels)))
+    weights = [look_up(s, table, index, heads, tokens, keys) for table in weights_by_log2(s, bits, levels)]
     result = (divisor, mean_addend, multiplier, addend, unit, top)
     sizes: dict[str, Any] = dict(heads=heads, tokens=tokens, keys=keys, windows=windows, value_size=value_size)
     return means(s, weights, v, *result, **sizes, bits=bits, portable=portable, far=far)

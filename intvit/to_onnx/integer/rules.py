@@ -29,6 +29,7 @@ from intvit.to_onnx.integer.dyadic import (
     half,
 )
 from intvit.to_onnx.integer.groupnorm import group_norm
+from intvit.to_onnx.integer.levels import levelling
 from intvit.to_onnx.integer.linear import Product, reads_alone, siblings
 from intvit.to_onnx.integer.multiply import multiplication
 from intvit.to_onnx.integer.product import multiplied
@@ -251,6 +252,7 @@ RULES: dict[str, Rule] = {
     "biased_attention": biased_shiftmax_attention,
     "gelu": shift_gelu,
     "activation": activation,
+    "levels": levelling,
     "multiply": multiplication,
     "divide": quotient,
     "layernorm": norm,

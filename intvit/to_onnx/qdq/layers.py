@@ -42,6 +42,8 @@ PUBLISHED_BITS = 30
 """The result of `layernorm_published` is a unit in Q30."""
 SMALLEST_VARIANCE = 1e-12
 """In place of the ε that `layernorm_published` does not have."""
+REFUSED = {"levels": "the profile qdq has 8-bit activations only; export the profile integer"}
+"""Operations without a float form, and why."""
 
 
 class Layers:
@@ -81,7 +83,10 @@ class Layers:
         }
 
     def write(self) -> None:
-        """Writes every node; raises `IntvitError` for windows that no product reads."""
+        """Writes every node; raises `IntvitError` for what is `REFUSED`, and for windows that no product reads."""
+        for name in map(name_of, self._graph.module.graph.nodes):
+            if name in REFUSED:
+                raise IntvitError(f"{name}: {REFUSED[name]}")
         for node in self._graph.module.graph.nodes:
             if node.op == "call_function" and node not in self._values:
                 with self._scope.at(node.meta.get("path") or ""):
@@ -328,8 +333,10 @@ class Layers:
         )
 
     def _attention(self, node: fx.Node) -> None:
-        scores, values = self._scales.of_heads(node)
         found = AttentionNode.of(node)
+        if found.levels:
+            raise IntvitError("the profile qdq has no logarithmic softmax weights; export the profile integer")
+        scores, values = self._scales.of_heads(node)
         heads = Heads(self._scope, found.heads, found.windows)
         q, k, v = (
             self._values[x].at(self._scope, scale)

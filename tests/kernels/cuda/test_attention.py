@@ -13,6 +13,7 @@ from intvit.kernels.cuda.arch import ARCHS
 from intvit.kernels.cuda.attention import Heads, attention
 from intvit.kernels.cuda.fragments import padded
 from intvit.kernels.epilogue import Epilogue, Requantize
+from intvit.softmax_levels import SoftmaxLevels
 
 Sizes = tuple[int, int, int, int, int]
 """Heads, queries, keys, head size, value size."""
@@ -28,6 +29,7 @@ def check(
     seed: int = 0,
     whole: bool = True,
     score_shift: int | None = None,
+    levels: tuple[int, ...] = (),
 ) -> None:
     random = np.random.default_rng(seed)
     heads, queries, keys, d, e = sizes
@@ -43,13 +45,14 @@ def check(
     widths = (heads * d, heads * d, heads * e, heads * e)
     strides = tuple(padded(width, 16) if whole else width for width in widths)
     stages = Epilogue((Requantize(shift),))
-    kernel = attention(Heads(*sizes, strides), score_shift, bits, stages, device.arch)
+    known = SoftmaxLevels(*levels) if levels else None
+    kernel = attention(Heads(*sizes, strides), score_shift, bits, stages, device.arch, levels=known)
     inputs = [rows(x, stride) for x, stride in zip((q, k, v), strides, strict=False)]
     inputs += [score_pre.astype(np.int8), score_mul.astype(np.int16), columns(pre, "int8"), columns(mul, "int16")]
     y = device.run(kernel, inputs, (batch * queries, strides[3]), "int8", batch, seed)
     as_int32 = [tensor(x.astype(np.int32)) for x in (score_mul, score_pre, mul, pre)]
     want = dialect.attention(
-        tensor(q), tensor(k), tensor(v), heads, *as_int32[:2], score_shift, bits, *as_int32[2:], shift
+        tensor(q), tensor(k), tensor(v), heads, *as_int32[:2], score_shift, bits, *as_int32[2:], shift, 1, *levels
     )
     np.testing.assert_array_equal(y[:, : heads * e], want.numpy().reshape(-1, heads * e))
 
@@ -101,6 +104,12 @@ def test_the_largest_sums(device, kind):
 @pytest.mark.parametrize("score_shift", [0, 15, 16, 17, 30])
 def test_shifts_of_the_scores(device, score_shift):
     check(device, (2, 19, 33, 16, 16), bits=15, score_shift=score_shift)
+
+
+@pytest.mark.parametrize(("levels", "score_shift"), [((1, 256), 17), ((93, 64), 16), ((128, 16), 0), ((2047, 3), 15)])
+@pytest.mark.parametrize("kind", ["random", "far"])
+def test_levels(device, levels, kind, score_shift):
+    check(device, (2, 19, 33, 16, 16), bits=15, kind=kind, score_shift=score_shift, levels=levels)
 
 
 @pytest.mark.parametrize("bits", range(8, 16))

@@ -13,6 +13,7 @@ from intvit.kernels.cuda.fragments import padded
 from intvit.kernels.cuda.heads import Heads
 from intvit.kernels.epilogue import Epilogue, Requantize
 from intvit.kernels.score_bias import MASK, ScoreBias
+from intvit.softmax_levels import SoftmaxLevels
 
 Sizes = tuple[int, int, int, int, int]
 """Heads, queries, keys, head size, value size."""
@@ -29,6 +30,7 @@ def check(
     biased: bool = True,
     shift: int = 14,
     seed: int = 0,
+    levels: tuple[int, ...] = (),
 ) -> None:
     random = np.random.default_rng(seed)
     heads, queries, keys, d, e = sizes
@@ -44,19 +46,20 @@ def check(
     scores, result = ([tensor(x.astype(np.int32)) for x in pair] for pair in ((score_mul, score_pre), (mul, pre)))
     wanted = tensor(q), tensor(k), tensor(v), heads
     fixed = Heads(*sizes, strides), shift, bits, stages, device.arch
+    more = {"levels": SoftmaxLevels(*levels)} if levels else {}
     if biased:
         bias = random.integers(-3000, 3000, (3, 1 if shared else heads, queries, keys)).astype(np.int16)
         bias[random.random(bias.shape) < masks] = MASK
         bias[:, :, 0] = MASK if masks else 7
         kinds = random.integers(0, 3, windows).astype(np.int32)
-        kernel = biased_attention(*fixed, ScoreBias(3, bias.shape[1], queries, keys, windows, masks > 0))
+        kernel = biased_attention(*fixed, ScoreBias(3, bias.shape[1], queries, keys, windows, masks > 0), **more)
         inputs += [bias.reshape(-1, keys), kinds]
         want = OPERATIONS["biased_attention"].call(
-            *wanted, windows, *scores, shift, tensor(bias), tensor(kinds), bits, *result, 12
+            *wanted, windows, *scores, shift, tensor(bias), tensor(kinds), bits, *result, 12, *levels
         )
     else:
-        kernel = attention(*fixed)
-        want = OPERATIONS["attention"].call(*wanted, *scores, shift, bits, *result, 12, windows)
+        kernel = attention(*fixed, **more)
+        want = OPERATIONS["attention"].call(*wanted, *scores, shift, bits, *result, 12, windows, *levels)
     inputs += [columns(pre, "int8"), columns(mul, "int16")]
     y = device.run(kernel, inputs, (2 * windows * queries, strides[3]), "int8", 2 * windows, seed)
     np.testing.assert_array_equal(y[:, : heads * e], want.numpy().reshape(-1, heads * e))
@@ -74,6 +77,14 @@ def test_shapes(device, sizes, windows, biased):
 @pytest.mark.parametrize(("masks", "bits", "shift"), [(0.0, 8, 9), (1.0, 8, 14), (0.3, 15, 16)])
 def test_masks_and_widths(device, masks, bits, shift):
     check(device, (2, 19, 33, 16, 16), bits=bits, shift=shift, masks=masks, shared=bits == 8)
+
+
+@pytest.mark.parametrize(
+    ("masks", "biased", "levels"),
+    [(0.3, True, (93, 64)), (1.0, True, (2048, 256)), (0.0, True, (1, 256)), (0.0, False, (128, 16))],
+)
+def test_levels(device, masks, biased, levels):
+    check(device, (2, 19, 33, 16, 16), masks=masks, biased=biased, shift=16, levels=levels)
 
 
 @settings(max_examples=2, deadline=None)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from intvit import nibbles
 from intvit.kernels.cuda.attention import Heads
 from intvit.kernels.cuda.fragments import (
     CHUNK,
@@ -106,15 +107,40 @@ def test_packed_weights_are_found_again(n: int, k: int) -> None:
     assert not found[n:].any() and not found[:, k:].any()
 
 
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (40, 64), (64, 65), (197, 130)])
+def test_packed_weights_of_four_bits_are_found_again(n: int, k: int) -> None:
+    w = np.random.default_rng(0).integers(-8, 8, (n, k)).astype(np.int8)
+    packed = packed_weights(w, bits=4)
+    whole = packed_weights(w)
+    assert packed.shape == (whole.shape[0], whole.shape[1] // 2)
+    halves = np.stack([part.reshape(len(packed), -1, CHUNK) for part in nibbles.apart(packed)], 2)
+    assert np.array_equal(halves.reshape(whole.shape), whole)
+
+
+def test_halves_of_four_bits_are_right_fragments() -> None:
+    """A lane's register of 16 packed bytes has a fragment's first four entries in low halves, and its other four."""
+    w = np.zeros((GROUP, DEPTH), np.int8)
+    for lane in LANES:
+        for i in range(16):
+            source, byte = from_ldmatrix(lane, i)
+            for high in range(2):
+                k, n = b_of_m16n8k32(lane, 4 * high + i % 4)
+                w[:] = 0
+                w[[place(column) for column in range(GROUP)].index(8 * (i // 4) + n), k] = 1
+                assert nibbles.apart(packed_weights(w, bits=4))[high][source, byte] == 1
+
+
+@pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("tile", [LARGE, NARROW, MEDIUM, SMALL], ids=["large", "narrow", "medium", "small"])
-def test_swizzled_chunks_meet_no_bank_twice(tile: Tile) -> None:
-    chunks = tile.depth // CHUNK
+def test_swizzled_chunks_meet_no_bank_twice(tile: Tile, bits: int) -> None:
+    depth = tile.depth * bits // 8
+    chunks = depth // CHUNK
     for first in range(0, tile.rows + tile.columns, 8):
         rows = range(first, first + 8)
         for row in rows:
             assert sorted(swizzled(row, chunk, chunks) for chunk in range(chunks)) == list(range(chunks))
         for chunk in range(chunks):
-            addresses = [row * tile.depth + swizzled(row, chunk, chunks) * CHUNK for row in rows]
+            addresses = [row * depth + swizzled(row, chunk, chunks) * CHUNK for row in rows]
             assert len({address // CHUNK % BANKS for address in addresses}) == BANKS
 
 
@@ -134,5 +160,5 @@ def test_warps_divide_a_tile_into_whole_fragments(tile: Tile) -> None:
     assert rows * tile.warps[0] == tile.rows and rows % 16 == 0
     assert columns * tile.warps[1] == tile.columns and columns % GROUP == 0
     assert tile.depth % (DEPTH * tile.warps[2]) == 0
-    parts = tile.warps[2] - 1
-    assert parts * rows * columns * 4 * tile.warps[0] * tile.warps[1] <= tile.shared, "parts of K are added up there"
+    parts, packed = tile.warps[2] - 1, (tile.rows + tile.columns // 2) * tile.depth * tile.stages
+    assert parts * rows * columns * 4 * tile.warps[0] * tile.warps[1] <= packed, "parts of K are added up there"

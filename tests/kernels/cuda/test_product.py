@@ -47,9 +47,18 @@ def kernel(device) -> Callable[[int, int, Epilogue, Tile, int], DeviceKernel]:
     return make
 
 
-def check(device, kernel: DeviceKernel, case: Case, x: np.ndarray, w: np.ndarray, stride: int, seed: int = 0) -> None:
+def check(
+    device,
+    kernel: DeviceKernel,
+    case: Case,
+    x: np.ndarray,
+    w: np.ndarray,
+    stride: int,
+    seed: int = 0,
+    bits: int = 8,
+) -> None:
     count, n = len(x), len(w)
-    inputs = [rows(x), packed_weights(w), *case.operands]
+    inputs = [rows(x), packed_weights(w, bits), *case.operands]
     y = device.run(kernel, inputs, (count, stride), case.epilogue.dtype, count, seed)
     want = case.reference(linear(tensor(x)[None], tensor(w), torch.zeros(n, dtype=torch.int32)))
     np.testing.assert_array_equal(y[:, :n], want[0].numpy())
@@ -100,6 +109,47 @@ def test_tiles_to_choose_from(arch, n):
     assert all(tile.shared <= arch.shared for tile in found)
     assert found[-1] == SMALL
     assert padded(n, found[0].columns) <= 2 * padded(n, 64)
+
+
+FOUR_BITS = {"sums": (592, 40, 48), "channels": (192, 200, 208), "alike": (65, 39, 39), "rows": (1, 33, 48)}
+"""Epilogues of products with weights of 4 bits; K, N and the elements between rows of the result."""
+
+
+@pytest.mark.parametrize("name", FOUR_BITS)
+def test_weights_of_four_bits(device, name):
+    make, (k, n, stride) = EPILOGUES[name][0], FOUR_BITS[name]
+    random = np.random.default_rng(k)
+    cases = [biased(random, make(random, count, n), n) for count in (1, 130)]
+    width = padded(k, 16)
+    kernels = {
+        (tile, i): product(k, n, width, case.epilogue, tile, device.arch, stride, bits=4)
+        for tile in TILES
+        for i, case in enumerate(cases)
+    }
+    device.compile(list(kernels.values()))
+    for (_, i), function in kernels.items():
+        for low, high, kind in ((-8, 7, "random"), (-8, -8, "lowest"), (7, 7, "lowest"), (-8, -8, "highest")):
+            x = int8(random, (1 if i == 0 else 130, k), kind)
+            check(device, function, cases[i], x, random.integers(low, high + 1, (n, k)).astype(np.int8), stride, bits=4)
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.integers(1, 140), st.integers(1, 300), st.integers(1, 140), st.sampled_from(TILES), st.data())
+def test_any_shape_with_weights_of_four_bits(device, count, k, n, tile, data):
+    seed = data.draw(st.integers(0, 2**31))
+    random = np.random.default_rng(seed)
+    case = biased(random, requantized(random, count, n, "int8", data.draw(st.integers(0, 15)), -3), n)
+    function = product(k, n, padded(k, 16), case.epilogue, tile, device.arch, padded(n, 16), bits=4)
+    w = random.integers(-8, 8, (n, k)).astype(np.int8)
+    check(device, function, case, int8(random, (count, k)), w, padded(n, 16), seed, bits=4)
+
+
+def test_weights_of_four_bits_have_limits(device):
+    epilogue = Epilogue((), "int32")
+    with pytest.raises(ValueError, match="no product of depth 65537 with weights of 4 bits"):
+        product(2**16 + 1, 8, 2**16 + 16, epilogue, SMALL, device.arch, 16, bits=4)
+    with pytest.raises(ValueError, match="4 bits hold -8 to 7"):
+        packed_weights(np.full((3, 3), 8, np.int8), bits=4)
 
 
 def test_packed_weights_are_the_weights_and_zeros():

@@ -2,17 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
 from graphs import PATTERNS, SEEDS, Array, Graph, dyadics, filled, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intvit.dialect.attention import exponentials
+from intvit.dialect.attention import exponentials, on_levels
 from intvit.errors import IntvitError
 from intvit.passes.lower_attention import exponential_bits
+from intvit.softmax_levels import SoftmaxLevels
 from intvit.to_onnx.integer.attention import Distances, last_log2, sums_fit
 
 QUICK = settings(max_examples=40, deadline=None)
 CHOICES = st.fixed_dictionaries({"portable": st.booleans(), "keep_functions": st.booleans()})
+LEVELS = st.one_of(st.just((1, 0)), st.tuples(st.integers(1, 2048), st.integers(2, 256)), st.just((2047, 256)))
+"""Steps and numbers of levels; of a step over 256 the table is longer than that of the weights without levels."""
 
 
 def operands(
@@ -56,7 +60,7 @@ def test_attention(
     out = data.draw(dyadics(heads * e, pre=data.draw(st.sampled_from((4, 15, 30)))))
     score_shift, shift = data.draw(st.integers(0, 29)), data.draw(st.integers(0, 30))
     x = operands(seed, tokens, keys, heads, d, e, pattern)
-    check(x, heads, *score, score_shift, bits, *out, shift, **choices)
+    check(x, heads, *score, score_shift, bits, *out, shift, 1, *data.draw(LEVELS), **choices)
 
 
 @pytest.mark.parametrize(("keys", "bits"), [(1370, 13), (512, 15), (257, 15), (256, 15), (16_500, 9), (32_768, 9)])
@@ -109,10 +113,17 @@ def test_equal_scores(heads: int) -> None:
 
 @pytest.mark.parametrize("bits", range(8, 16))
 def test_the_last_weight_is_the_first_that_is_0(bits: int) -> None:
-    import torch
-
     end = last_log2(bits)
     assert exponentials(torch.tensor([-end, 1 - end], dtype=torch.int32), bits).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("bits", range(8, 16))
+@pytest.mark.parametrize(("step", "levels"), [(1, 2), (1, 256), (128, 16), (300, 256), (1365, 4), (2047, 256)])
+def test_the_last_weight_on_levels_is_the_first_that_is_0(step: int, levels: int, bits: int) -> None:
+    t = -torch.arange(1 << 15, dtype=torch.int32)
+    e = exponentials(on_levels(t, step, levels), bits)
+    end = last_log2(bits, SoftmaxLevels(step, levels))
+    assert e[end - 1] > 0 and not e[end:].any()
 
 
 def test_heads_whose_tables_leave_32_bits_are_refused() -> None:

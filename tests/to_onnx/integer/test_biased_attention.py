@@ -11,6 +11,8 @@ from intvit.passes.lower_attention import exponential_bits
 
 QUICK = settings(max_examples=30, deadline=None)
 CHOICES = st.fixed_dictionaries({"portable": st.booleans(), "keep_functions": st.booleans()})
+LEVELS = st.one_of(st.just((1, 0)), st.tuples(st.integers(1, 2048), st.integers(2, 256)), st.just((2047, 256)))
+"""Steps and numbers of levels."""
 SIZES = st.tuples(st.sampled_from((1, 2, 5)), st.sampled_from((1, 3, 17, 49)), st.integers(1, 3), st.integers(1, 3))
 """Queries, keys, heads, windows."""
 
@@ -38,7 +40,8 @@ def test_attention_in_windows(
     out = data.draw(dyadics(heads * 3))
     graph = Graph()
     x = [graph.operand(part) for part in operands(seed, sizes, d, 3, pattern)]
-    rest = (heads, *score, data.draw(st.integers(0, 29)), bits, *out, data.draw(st.integers(0, 30)), windows)
+    score_shift, shift, levels = data.draw(st.integers(0, 29)), data.draw(st.integers(0, 30)), data.draw(LEVELS)
+    rest = (heads, *score, score_shift, bits, *out, shift, windows, *levels)
     graph.check(graph.call("attention", *x, *rest), **choices)
 
 
@@ -72,7 +75,8 @@ def test_biased_attention(
     kinds = random.integers(0, 2, windows).astype(np.int32)
     x = operands(seed, sizes, d, 3, pattern)
     score_shift, shift = data.draw(st.integers(9, 30)), data.draw(st.integers(0, 30))
-    biased(Graph(), x, heads, windows, *score, score_shift, bias, kinds, bits, *out, shift, **choices)
+    rest = (*score, score_shift, bias, kinds, bits, *out, shift, *data.draw(LEVELS))
+    biased(Graph(), x, heads, windows, *rest, **choices)
 
 
 @pytest.mark.parametrize("pre", range(0, 31, 3))
