@@ -3,34 +3,42 @@
     __metadata__.graph      [{"name", "op": "intvit::linear", "args": [{"node": ...} | {"tensor": ...} | number |
     text | list of these]}] __metadata__.outputs    names of the output nodes
     __metadata__.metadata   `Metadata` as JSON
+    __metadata__.nibbles    {name: shape} of the weights that are stored as 4-bit integers, two to a byte
     __metadata__.digest     SHA-256 over all of these and every tensor's name, dtype, shape and bytes
+
+A linear layer's int8 weights take half of their bytes if all fit 4 bits: neighbours share one, the first in its low
+half (`intvit.nibbles`). Files without such weights have format 1, which older versions read too.
 
 A file loads bit for bit as it was saved, or not at all: any changed byte changes the digest or breaks the container.
 """
 
 import hashlib
 import json
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, fx
 
+from intvit import nibbles
 from intvit.dialect import OPERATIONS, operation_of
 from intvit.errors import IntvitError
 from intvit.files import write_atomically
 from intvit.metadata import Metadata
 from intvit.stages import IntGraph
 
-FORMAT = "1"
+PLAIN, PACKED = "1", "2"
+"""Formats: of files with all tensors as they are, and of those with 4-bit weights."""
 
 
 def save(graph: IntGraph, metadata: Metadata, path: Path) -> None:
     """Writes `path`, whole or not at all."""
-    tensors = {name: _alone(tensor) for name, tensor in graph.module.named_buffers()}
-    header = _header(graph.module.graph, metadata)
+    header, tensors = _content(graph, metadata)
+    tensors = {name: _alone(tensor) for name, tensor in tensors.items()}
     header["digest"] = digest(header, tensors)
     with write_atomically(path) as temporary:
         save_file(tensors, temporary, metadata=header)
@@ -46,11 +54,13 @@ def load(path: Path) -> tuple[IntGraph, Metadata]:
     header, tensors = _read(path)
     if "digest" not in header or "graph" not in header:
         raise IntvitError(f"{path}: not an intvit model (no graph in its header): make one with `intvit quantize`")
-    if header.get("format") != FORMAT:
+    if header.get("format") not in (PLAIN, PACKED):
         raise IntvitError(f"{path}: format {header.get('format')} needs another version of intvit")
     if digest(header, tensors) != header["digest"]:
         raise IntvitError(f"{path}: damaged, its digest does not fit its content: copy or make it again")
     metadata = Metadata.from_json(header["metadata"])
+    packed = json.loads(header.get("nibbles", "{}"))
+    tensors |= {name: _apart(tensors[name], shape) for name, shape in packed.items()}
     module = _module(json.loads(header["graph"]), json.loads(header["outputs"]), tensors)
     graph = IntGraph.of(module, metadata.input_grid, metadata.output_scales, metadata.output_shapes)
     return graph, metadata
@@ -58,17 +68,41 @@ def load(path: Path) -> tuple[IntGraph, Metadata]:
 
 def stored_digest(graph: IntGraph, metadata: Metadata) -> str:
     """The digest that a file of this model has."""
-    return digest(_header(graph.module.graph, metadata), dict(graph.module.named_buffers()))
+    return digest(*_content(graph, metadata))
 
 
-def _header(graph: fx.Graph, metadata: Metadata) -> dict[str, str]:
-    nodes, outputs = _encoded(graph)
-    return {
-        "format": FORMAT,
+def _content(graph: IntGraph, metadata: Metadata) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The header without its digest, and the tensors as they are stored."""
+    tensors = dict(graph.module.named_buffers())
+    packed = [name for name in _weights(graph.module.graph) if name in tensors and nibbles.fit(tensors[name].numpy())]
+    nodes, outputs = _encoded(graph.module.graph)
+    header = {
+        "format": PACKED if packed else PLAIN,
         "graph": json.dumps(nodes),
         "outputs": json.dumps(outputs),
         "metadata": metadata.to_json(),
     }
+    if packed:
+        header["nibbles"] = json.dumps({name: list(tensors[name].shape) for name in packed})
+    return header, tensors | {name: _together(tensors[name]) for name in packed}
+
+
+def _weights(graph: fx.Graph) -> list[str]:
+    """The names of the weights of linear layers, each once."""
+    linear = OPERATIONS["linear"].call
+    return sorted({str(node.args[1].target) for node in graph.find_nodes(op="call_function", target=linear)})
+
+
+def _together(tensor: Tensor) -> Tensor:
+    """Entries in order, two to a byte; behind the last of an odd number there is a zero."""
+    flat = np.pad(tensor.numpy().ravel(), (0, tensor.numel() % 2))
+    return torch.from_numpy(nibbles.together(flat[::2], flat[1::2]))
+
+
+def _apart(packed: Tensor, shape: list[int]) -> Tensor:
+    """What `_together` was given."""
+    flat = np.stack(nibbles.apart(packed.numpy()), 1).ravel()
+    return torch.from_numpy(flat[: prod(shape)].reshape(shape))
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -10,10 +10,13 @@ from torch import Tensor, fx
 
 from intvit import floatops
 from intvit.errors import IntvitError
-from intvit.grids import PRESETS, Policy, assign_grids, scores_name
+from intvit.grids import BYTES, PRESETS, Policy, assign_grids, scores_name
 from intvit.importance import shared
 from intvit.input_grid import InputGrid
+from intvit.leveled import distances
 from intvit.observers import MinMax, Observer, ObserverChoice
+from intvit.roles import roles_read
+from intvit.softmax_distances import SoftmaxDistances
 from intvit.stages import CalibratedGraph, FloatGraph
 
 
@@ -28,20 +31,20 @@ def calibrate(
 
     Raises `IntvitError` where there is no image, or where a layer's output is not finite (names the layer).
     """
-    observers = _observe(graph, batches, input_grid, policy, progress)
-    return assign_grids(graph, observers, input_grid, policy)
+    observers, distances = observe(graph, batches, input_grid, policy, progress)
+    return assign_grids(graph, observers, input_grid, policy, distances)
 
 
 @torch.inference_mode()
-def _observe(
+def observe(
     graph: FloatGraph,
     batches: Iterable[NDArray[np.uint8]],
     input_grid: InputGrid,
     policy: Policy,
-    progress: Callable[[int], None],
-) -> dict[str, Observer]:
-    observers: dict[str, Observer] = {}
-    runner = _Runner(graph.module, observers, policy)
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[dict[str, Observer], dict[str, SoftmaxDistances]]:
+    """Of every tensor, and of the softmax of every attention whose weights get few levels; by node name."""
+    runner = _Runner(graph.module, policy)
     done = 0
     for pixels in filter(len, batches):
         runner.run(torch.from_numpy(input_grid.normalized(pixels)))
@@ -49,17 +52,18 @@ def _observe(
         progress(done)
     if not done:
         raise IntvitError("no image to calibrate with: give at least one")
-    return observers
+    return runner.observers, runner.distances
 
 
 class _Runner(fx.Interpreter):
     """Runs the float graph and shows every result to its observer."""
 
-    def __init__(self, module: fx.GraphModule, observers: dict[str, Observer], policy: Policy) -> None:
+    def __init__(self, module: fx.GraphModule, policy: Policy) -> None:
         super().__init__(module)
         self.extra_traceback = False
-        self.observers, self.choice = observers, ObserverChoice(policy.observer)
-        self.observe_scores = policy.published
+        self.observers: dict[str, Observer] = {}
+        self.distances: dict[str, SoftmaxDistances] = {}
+        self._choice, self._policy = ObserverChoice(policy.observer), policy
 
     def run_node(self, n: fx.Node) -> object:
         self._node = n
@@ -68,17 +72,19 @@ class _Runner(fx.Interpreter):
             if not bool(torch.isfinite(result.sum())) and not bool(torch.isfinite(result).all()):
                 raise IntvitError(f"{n.meta.get('path') or n.name}: NaN or inf in the activations of {n.name}")
             if n.name not in self.observers:
-                self.observers[n.name] = self.choice.make(result.shape[-1], shared(self.module, n))
+                bits = self._policy.activations if BYTES & set(roles_read(n)) else 8
+                self.observers[n.name] = self._choice.make(result.shape[-1], shared(self.module, n), bits)
             self.observers[n.name].update(result)
         return result
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Attention keeps its scores to itself; I-ViT's form quantizes them, so they are observed here."""
-        if target is floatops.attention and self.observe_scores:
+        """Attention keeps its scores to itself; where they or the weights are quantized, they are observed here."""
+        if target is floatops.attention and self._policy.published:
             q, k, _, heads, scale = args
             queries, keys = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))
             name = scores_name(self._node.name)
-            if name not in self.observers:
-                self.observers[name] = MinMax(1)
-            self.observers[name].update((queries @ keys.mT * scale).reshape(-1, 1))
+            self.observers.setdefault(name, MinMax(1)).update((queries @ keys.mT * scale).reshape(-1, 1))
+        elif target is floatops.attention and self._policy.activations < 8:
+            q, k, _, *rest = args
+            self.distances.setdefault(self._node.name, SoftmaxDistances()).update(distances(q, k, *rest))
         return super().call_function(target, args, kwargs)

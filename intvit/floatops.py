@@ -59,7 +59,7 @@ def attention(
     Windows are consecutive blocks of tokens. `scale` is one number, or one per head. `bias` `[K, H or 1, T, S]` holds
     the kinds of bias, -inf where a key is masked, and `kinds` says which of them each window has.
     """
-    queries, keys, values = (_of_windows(x, windows, heads) for x in (q, k, v))
+    queries, keys, values = (heads_of_windows(x, windows, heads) for x in (q, k, v))
     mask = None if bias is None else bias[list(kinds)]
     if isinstance(scale, tuple):
         queries, scale = queries * torch.tensor(scale).reshape(-1, 1, 1), 1.0
@@ -67,7 +67,7 @@ def attention(
     return result.transpose(2, 3).flatten(3).flatten(1, 2)
 
 
-def _of_windows(x: Tensor, windows: int, heads: int) -> Tensor:
+def heads_of_windows(x: Tensor, windows: int, heads: int) -> Tensor:
     """`[B, W·T, H·D]` to `[B, W, H, T, D]`."""
     batch, tokens, channels = x.shape
     return x.reshape(batch, windows, tokens // windows, heads, channels // heads).transpose(2, 3)

@@ -22,6 +22,7 @@ from intvit.grid import LIMITS
 from intvit.kernels.activation import Activation
 from intvit.kernels.epilogue import Add, Bias, Per, Requantize, Stage
 from intvit.kernels.gelu import Gelu
+from intvit.kernels.levels import Levels
 from intvit.kernels.multiply import Multiply
 from intvit.nodes import arguments
 
@@ -87,6 +88,7 @@ class Fusion(ABC):
             "activation": self._activation_stage,
             "multiply": self._multiply_stage,
             "add": self._add_stage,
+            "levels": self._levels_stage,
         }
         return rules[name_of(node)](node, own, n)
 
@@ -123,6 +125,9 @@ class Fusion(ABC):
             per = "image"
         stage = Multiply(int(shift), *LIMITS[str(dtype)], pre, mul, per, 0 if per == "row" else tokens)
         return stage, [*operands, factor], str(dtype)
+
+    def _levels_stage(self, node: fx.Node, own: fx.Node, n: int) -> tuple[Stage, Operands, str]:
+        return Levels(), [self.array(node.args[1]).astype(np.int16)], "int8"
 
     def quotient(self, divide: fx.Node, n: int) -> tuple[int | None, Stage, Operands, str]:
         """The first shift of a `divide`, the rest of its requantization as a stage, the operands of both, its type."""
@@ -197,7 +202,8 @@ class Fusion(ABC):
 def fused_behind(sums: fx.Node) -> tuple[fx.Node, ...]:
     """Sums and what is fused into their kernel, each the only reader of the one before.
 
-    A residual addition; or a requantization and, where that has 16 bits, an activation and a multiplication.
+    A residual addition; or a requantization and, where that has 16 bits, an activation and a multiplication. Levels
+    behind any but the addition, whose result has 16 bits.
     """
     reader = _only_reader(sums)
     if reader is None or name_of(reader) not in ("requantize", "add"):
@@ -210,6 +216,9 @@ def fused_behind(sums: fx.Node) -> tuple[fx.Node, ...]:
         chain.append(last)
     last = _only_reader(chain[-1])
     if last is not None and name_of(last) == "multiply" and _is_wide(chain[-1]) and _takes(chain[-1], last):
+        chain.append(last)
+    last = _only_reader(chain[-1])
+    if last is not None and name_of(last) == "levels":
         chain.append(last)
     return tuple(chain)
 

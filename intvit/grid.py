@@ -7,11 +7,13 @@ lowering; in the integer graph only the dyadic numbers that they imply are left.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
 from torch import Tensor
+
+from intvit.levels import ENTRIES, looked_up
 
 LIMITS = {
     "uint8": (0, 255),
@@ -49,11 +51,32 @@ class Role(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Scale and offset of a tensor's integers; `[1]` or `[C]`, float64."""
+    """Scale and offset of a tensor's integers; `[1]` or `[C]`, float64.
+
+    With `levels`, int8 `[256]`, what reads the tensor on this grid takes `levels[q + 128]` for int8 `q`; what writes it
+    does not.
+    """
 
     scale: Tensor
     offset: Tensor
     dtype: str
+    levels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.levels is None:
+            return
+        if (self.dtype, self.levels.dtype, list(self.levels.shape)) != ("int8", torch.int8, [ENTRIES]):
+            raise ValueError(f"levels are int8 [{ENTRIES}], of int8 grids")
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The least and the largest integer that a tensor on it has."""
+        return LIMITS[self.dtype] if self.levels is None else (int(self.levels.min()), int(self.levels.max()))
+
+    @property
+    def without_levels(self) -> "Grid":
+        """The same grid as it is written: with all of its integers."""
+        return self if self.levels is None else replace(self, levels=None)
 
     @classmethod
     def symmetric(cls, bound: Tensor, dtype: str) -> "Grid":
@@ -70,16 +93,17 @@ class Grid:
 
     def no_finer_than(self, step: Tensor) -> "Grid":
         """The same grid with steps of at least `step` `[1]`; its offset stays."""
-        return self if bool((self.scale >= step).all()) else Grid(self.scale.clamp(min=step), self.offset, self.dtype)
+        return self if bool((self.scale >= step).all()) else replace(self, scale=self.scale.clamp(min=step))
 
     def repeated(self, times: int) -> "Grid":
         """That of `times` blocks of channels, each on this grid."""
         scale, offset = (t.repeat(times) if t.numel() > 1 else t for t in (self.scale, self.offset))
-        return Grid(scale, offset, self.dtype)
+        return replace(self, scale=scale, offset=offset)
 
     def quantize(self, x: Tensor) -> Tensor:
         q = torch.floor((x.double() - self.offset) / self.scale + 0.5)
-        return q.clamp(*LIMITS[self.dtype]).to(DTYPES[self.dtype])
+        integers = q.clamp(*LIMITS[self.dtype]).to(DTYPES[self.dtype])
+        return integers if self.levels is None else looked_up(integers, self.levels)
 
     def dequantize(self, q: Tensor) -> Tensor:
         return (q.double() * self.scale + self.offset).to(torch.float32)

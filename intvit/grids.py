@@ -14,6 +14,9 @@ Which width and granularity a tensor has follows from what reads it (`Role`), ne
 (*) at the least error of the product that reads it (`observers.ProductError`). DeiT-T on 1200 images: agreement with
 float 98.42 % with the extremes and 98.75 so, cosine of the logits 0.9965 and 0.9973.
 
+Of fewer than 8 bits, what products, scores, values and matrices read lies on `2^bits` levels of those grids: evenly
+spaced, behind an activation function a codebook (`intvit.codebook`). What the first and the last layer read keeps 8.
+
 (**) and the result of the attention around the same, where products lie on either side: the weights of the values add
 up to 1. DeiT-T's layers: 0.2 dB more on average, 1.2 in the noisiest; the cosine of its logits stays.
 
@@ -24,20 +27,25 @@ Per-channel scales and offsets in front of a product are free: they fold into it
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, fx
 
 from intvit import floatops
+from intvit.bits import answers, reads_image
+from intvit.bounds import expected, largest, likely_bounds, middle, widened, widest
 from intvit.dialect.gelu import FRACTION as GELU_FRACTION
-from intvit.dialect.published import GELU_BITS, GELU_SLOPE, SOFTMAX_BITS, finest_scale
+from intvit.dialect.published import SOFTMAX_BITS, finest_scale
 from intvit.geometry import Geometry
 from intvit.grid import Grid, Role
+from intvit.grid_forms import activated, affine, around, fixed_point, published_gelu, symmetric
 from intvit.input_grid import InputGrid
 from intvit.movement import Classes
 from intvit.nodes import arguments
 from intvit.observers import MANY, Observer
 from intvit.roles import NORMALIZATIONS, READS, SUMS, heads_reading, roles_read, stored_role
+from intvit.softmax_distances import SoftmaxDistances
 from intvit.stages import CalibratedGraph, FloatGraph
 
 BYTES = {Role.PRODUCT, Role.SCORE, Role.VALUE, Role.MATRIX}
@@ -47,12 +55,6 @@ OUTPUT_HEADROOM = 2.0
 """An output's int32 range over what calibration saw: other images have larger logits."""
 OUTPUT_RANGE = 1 << 20
 BIAS_RANGE = 1 << 29
-LIKELY = 4.0
-"""Deviations within which a channel's values are expected. Of a class token, calibration sees one value per image: the
-extremes of 100 images clip the next ones. DeiT-T on 1200 images: agreement with float 98.0 % without, 98.4 at 3.5,
-99.0 at 4; cosine of the logits 0.9935, 0.9963, 0.9965."""
-FINEST = 2.0**-12
-"""A group's range against the widest: a channel behind a ReLU may be 0 on all images of the calibration."""
 NORMALIZED_PRECISION = 2.0**-11
 """Relative error that integer LayerNorm is allowed: its root and reciprocal are floored at 2^-14 each."""
 
@@ -63,9 +65,12 @@ class Policy:
 
     observer: str = "auto"
     published: bool = False
+    activations: int = 8
+    """Bits of the operands of products."""
 
 
-PRESETS = {"default": Policy(), "paper": Policy("minmax", published=True)}
+PRESETS = {"default": Policy(), "accurate": Policy(), "paper": Policy("minmax", published=True)}
+"""`accurate` has the grids of `default`; its weights are rounded with care (`intvit.rounding`)."""
 
 
 def scores_name(attention: str) -> str:
@@ -73,9 +78,16 @@ def scores_name(attention: str) -> str:
 
 
 def assign_grids(
-    graph: FloatGraph, observers: Mapping[str, Observer], input_grid: InputGrid, policy: Policy
+    graph: FloatGraph,
+    observers: Mapping[str, Observer],
+    input_grid: InputGrid,
+    policy: Policy,
+    distances: Mapping[str, SoftmaxDistances] = MappingProxyType({}),
 ) -> CalibratedGraph:
-    """The grid of every tensor in every role in which it is read or written, and the scale of every weight row."""
+    """The grid of every tensor in every role in which it is read or written, and the scale of every weight row.
+
+    `distances`: of the attentions whose weights get as few levels as activations.
+    """
     result = CalibratedGraph(graph, input_grid, policy.published)
     for node in graph.module.graph.nodes:
         if node.op != "call_function":
@@ -90,14 +102,24 @@ def assign_grids(
         for role in _roles(node):
             grid = _inherited_grid(node, role, result)
             if grid is None:
-                grid = _grid(graph.module, node, role, observers[node.name], policy, _value_offset(node, result))
+                bits = 8 if role not in BYTES or _answers(node, role) or reads_image(node) else policy.activations
+                observer, offset = observers[node.name], _value_offset(node, result)
+                grid = _grid(graph.module, node, role, observer, replace(policy, activations=bits), offset)
                 grid = grid.no_finer_than(_finest(graph.module, node, role, result))
             result = result.with_grid(node, role, grid)
+        if node.name in distances:
+            result = result.with_softmax_levels(node, distances[node.name].best(1 << policy.activations))
         if node.target is floatops.attention and policy.published:
             result = result.with_grid(node, Role.LOGIT, _logit_grid(node, observers[scores_name(node.name)]))
         if node.target in SUMS:
             result = result.with_grid(node, Role.ACCUMULATOR, _accumulator_grid(graph.module, node, result))
     return _with_shared_scales(result) if policy.published else result
+
+
+def _answers(node: fx.Node, role: Role) -> bool:
+    """What only layers read that give an answer."""
+    readers = roles_read(node).get(role, [])
+    return bool(readers) and all(answers(reader) for reader in readers)
 
 
 def _roles(node: fx.Node) -> list[Role]:
@@ -162,81 +184,37 @@ def _only_products_read(node: fx.Node) -> bool:
     return set(readers) == {Role.PRODUCT} and all(n.target is floatops.linear for n in readers[Role.PRODUCT])
 
 
-def _middle(bounds: tuple[Tensor, Tensor]) -> Tensor:
-    return (bounds[0].double() + bounds[1].double()) / 2
-
-
-def _around(offset: Tensor, bounds: tuple[Tensor, Tensor]) -> Grid:
-    """int8, with `offset` in the middle."""
-    low, high = (bound.double() - offset for bound in bounds)
-    bound = _largest((low, high)).clamp(min=float(offset.abs().max()) * FINEST)
-    return replace(Grid.symmetric(bound, "int8"), offset=offset)
-
-
 def _grid(
     module: fx.GraphModule, node: fx.Node, role: Role, observer: Observer, policy: Policy, offset: Tensor
 ) -> Grid:
     """`offset`: of the result of an attention."""
     if node.target is floatops.rearrange:
-        return _rearranged_grid(module, node, role, observer)
-    channels = observer.mean.numel()
+        return _rearranged_grid(module, node, role, observer, policy.activations)
+    channels, bits = observer.mean.numel(), policy.activations
     if role is Role.PRODUCT and not policy.published:
         if node.target is floatops.gelu:
-            bounds = _widened(observer.bounds(1), torch.tensor([2.0**-GELU_FRACTION]))
-            return _with_whole_zero_point(Grid.affine(*bounds, "int8"))
+            bounds = widened(observer.bounds(1), torch.tensor([2.0**-GELU_FRACTION]))
+            return activated(bounds, observer, bits)
         if node.target is floatops.pointwise:
-            return _with_whole_zero_point(Grid.affine(*observer.bounds(1), "int8"))
+            return activated(observer.bounds(1), observer, bits)
         if stored_role(node) is Role.PRODUCT and node.target in NORMALIZATIONS:
-            return Grid.affine(*_widened(_likely_bounds(observer), _normalized_step(module, node, observer)), "int8")
-        return _around(offset, _likely_bounds(observer))
+            return affine(*widened(expected(observer, bits), _normalized_step(module, node, observer)), bits)
+        return around(offset, expected(observer, bits), bits)
     if role is Role.SCORE and not policy.published:
         heads = heads_reading(node)
-        return Grid.symmetric(_largest(observer.bounds(heads)).repeat_interleave(channels // heads), "int8")
+        return symmetric(largest(observer.bounds(heads)).repeat_interleave(channels // heads), bits)
     if role is Role.VALUE and not policy.published:
-        bounds = observer.bounds(channels) if observer.count >= MANY else _likely_bounds(observer)
-        return _around(_middle(bounds), bounds) if _is_centred(node) else Grid.symmetric(_largest(bounds), "int8")
+        bounds = observer.bounds(channels) if observer.count >= MANY else likely_bounds(observer)
+        return around(middle(bounds), bounds, bits) if _is_centred(node) else symmetric(largest(bounds), bits)
     if role is Role.FIXED:
-        bound = _largest(observer.extremes(1))
-        return _published_gelu_grid(bound) if policy.published else _fixed_point(bound)
+        bound = largest(observer.extremes(1))
+        return published_gelu(bound) if policy.published else fixed_point(bound)
     if role is Role.OUTPUT and node.target in SUMS:
-        bound = _largest(observer.extremes(1)).double() * OUTPUT_HEADROOM
+        bound = largest(observer.extremes(1)).double() * OUTPUT_HEADROOM
         return Grid((bound / OUTPUT_RANGE).clamp(min=1e-12), torch.zeros(1, dtype=torch.float64), "int32")
     if role in (Role.WIDE, Role.OUTPUT):
-        return Grid.symmetric(_widest(observer), "int16")
-    return Grid.symmetric(_largest(observer.bounds(1)), "int8")
-
-
-def _largest(bounds: tuple[Tensor, Tensor]) -> Tensor:
-    """The largest absolute value to represent, of each group: of a tensor that was all 0, anything does: 1.
-
-    A group that hardly moved in calibration, or not at all, is no finer than `FINEST` of the widest.
-    """
-    low, high = bounds
-    bound = torch.maximum(-low, high).clamp(min=0)
-    widest = bound.max()
-    return bound.clamp(min=float(widest) * FINEST) if widest > 0 else torch.ones_like(bound)
-
-
-def _likely_bounds(observer: Observer) -> tuple[Tensor, Tensor]:
-    """Per channel, what was seen, and never less than `LIKELY` deviations around the mean."""
-    low, high = observer.bounds(observer.mean.numel())
-    reach = LIKELY * observer.deviation
-    return torch.minimum(low, observer.mean - reach), torch.maximum(high, observer.mean + reach)
-
-
-def _widest(observer: Observer) -> Tensor:
-    """`[1]`, for 16 bits: what was seen, or is likely in the channel where most is. Another image must not clip."""
-    seen = _largest(observer.extremes(1))
-    if observer.count >= MANY:
-        return seen
-    return torch.maximum(seen, _largest(_likely_bounds(observer)).max().reshape(1).to(seen.dtype))
-
-
-def _widened(bounds: tuple[Tensor, Tensor], step: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds of 256 levels with no smaller steps than `step`: what hardly moved in calibration may move more later."""
-    low, high = bounds
-    extra = (step.to(low.dtype) * 255 - (high - low)).clamp(min=0) / 2
-    return low - extra, high + extra
+        return Grid.symmetric(widest(observer), "int16")
+    return symmetric(largest(observer.bounds(1)), bits)
 
 
 def _normalized_step(module: fx.GraphModule, node: fx.Node, observer: Observer) -> Tensor:
@@ -250,40 +228,23 @@ def _logit_grid(node: fx.Node, observer: Observer) -> Grid:
     """Of I-ViT's int8 scores, coarse enough for the sum of a row's exponentials to fit 32 bits."""
     keys = arguments(node)[1].meta["shape"][0]
     finest = finest_scale(SOFTMAX_BITS, keys)
-    return Grid.symmetric(_largest(observer.extremes(1)).double().clamp(min=127 * finest), "int8")
+    return Grid.symmetric(largest(observer.extremes(1)).double().clamp(min=127 * finest), "int8")
 
 
-def _published_gelu_grid(bound: Tensor) -> Grid:
-    """int8, coarse enough for the two exponentials of I-ViT's sigmoid to fit 32 bits."""
-    return Grid.symmetric(bound.double().clamp(min=127 * finest_scale(GELU_BITS, 2) / GELU_SLOPE), "int8")
-
-
-def _with_whole_zero_point(grid: Grid) -> Grid:
-    """The same grid with its offset at a multiple of the scale, for operations that add an integer zero point."""
-    return replace(grid, offset=torch.round(grid.offset / grid.scale) * grid.scale)
-
-
-def _fixed_point(bound: Tensor) -> Grid:
-    """int16 with as many fraction bits as `bound` leaves, at most those of the GELU."""
-    whole_bits = math.ceil(math.log2(max(float(bound), 1e-9)))
-    fraction = max(0, min(GELU_FRACTION, 15 - max(whole_bits, 0) - 1))
-    scale = torch.tensor([2.0**-fraction], dtype=torch.float64)
-    return Grid(scale, torch.zeros_like(scale), "int16")
-
-
-def _rearranged_grid(module: fx.GraphModule, node: fx.Node, role: Role, observer: Observer) -> Grid:
+def _rearranged_grid(module: fx.GraphModule, node: fx.Node, role: Role, observer: Observer, bits: int) -> Grid:
     """That of its role, made coarser where channels of the result have a channel of a source in common."""
     channels = observer.mean.numel()
     if role in (Role.WIDE, Role.OUTPUT, Role.FIXED):
-        bound = _widest(observer)
-        return _fixed_point(bound) if role is Role.FIXED else Grid.symmetric(bound, "int16")
+        bound = widest(observer)
+        return fixed_point(bound) if role is Role.FIXED else Grid.symmetric(bound, "int16")
     groups = 1 if role is Role.MATRIX else heads_reading(node) if role is Role.SCORE else channels
-    bounds = _likely_bounds(observer) if role is Role.PRODUCT else observer.bounds(groups)
-    scale = Grid.symmetric(_largest(bounds), "int8").scale.repeat_interleave(channels // groups)
+    bounds = likely_bounds(observer) if role is Role.PRODUCT else observer.bounds(groups)
+    grid = symmetric(largest(bounds), bits)
+    scale = grid.scale.repeat_interleave(channels // groups)
     sources, index, chunk = arguments(node)
     shapes = [_shape(module, source) for source in sources]
     classes = Classes.of(shapes, module.get_buffer(index.target), chunk, groups)
-    return Grid(classes.largest(scale), torch.zeros(1, dtype=torch.float64), "int8")
+    return replace(grid, scale=classes.largest(scale), offset=torch.zeros(1, dtype=torch.float64))
 
 
 def _shape(module: fx.GraphModule, source: fx.Node) -> tuple[int, ...]:

@@ -101,13 +101,14 @@ class Legalizer(Fusion):
         stages, operands, dtype = self.stages(group, n)
         tokens = self.shapes[head.name][1]
         epilogue = Epilogue(tuple(stages), dtype)
-        fixed: dict[str, Any] = dict(k=k, n=n, epilogue=epilogue, isa=self.isa, tokens=tokens)
+        bits = pack.weight_bits(w)
+        fixed: dict[str, Any] = dict(k=k, n=n, epilogue=epilogue, isa=self.isa, tokens=tokens, bits=bits)
         does = "+".join(type(stage).__name__.lower() for stage in stages)
-        name = f"product {tokens}x{k}x{n} {does} {dtype}"
+        name = f"product {tokens}x{k}x{n} {does} {dtype}" + (" 4-bit" if bits == 4 else "")
         tunable = Tunable(
             name, product.cuts(tokens, k, n, self.isa), lambda cut: kernel(product.product, cut=cut, **fixed)
         )
-        inputs = (node_of(x), pack.weights(w, self.isa), pack.bias(self.array(bias), w, self.isa), *operands)
+        inputs = (node_of(x), pack.weights(w, self.isa, bits), pack.bias(self.array(bias), w, self.isa), *operands)
         return KernelCall(tunable.chosen(self.cuts), inputs, n, dtype, tokens * k * n, tunable)
 
     def _elementwise(self, group: Group) -> KernelCall:
@@ -119,7 +120,7 @@ class Legalizer(Fusion):
         function = kernel(elementwise.elementwise, n, epilogue, self.vector, dtype=self.dtype(x), tokens=tokens)
         return KernelCall(function, (x, *operands), n, dtype)
 
-    _requantize = _add = _gelu = _activation = _multiply = _elementwise
+    _requantize = _add = _gelu = _activation = _multiply = _levels = _elementwise
 
     def _divide(self, group: Group) -> KernelCall:
         node = group.nodes[0]
@@ -148,10 +149,11 @@ class Legalizer(Fusion):
         epilogue = Epilogue((Requantize(shift, pre=pre, mul=mul),), "int8")
         windows = f"{sizes.windows}x" if sizes.windows > 1 else ""
         name = f"{name_of(group.nodes[0])} {windows}{sizes.heads}x{sizes.queries}x{sizes.keys}"
-        name += f"x{sizes.head_size}x{sizes.value_size}"
+        name += f"x{sizes.head_size}x{sizes.value_size}" + (" on levels" if node.levels else "")
         bias, tables = self._bias(node)
         fixed = (score_shift, node.softmax, epilogue, *bias)
-        tunable = Tunable(name, sizes.cuts, lambda cut: kernel(build, replace(sizes, cut=cut), *fixed))
+        more = dict(levels=node.levels) if node.levels else {}
+        tunable = Tunable(name, sizes.cuts, lambda cut: kernel(build, replace(sizes, cut=cut), *fixed, **more))
         scores = (self.per_head(score_pre, sizes.heads, "int8"), self.per_head(score_mul, sizes.heads, "int16"))
         inputs = (node.q, node.k, node.v, *scores, *tables, *operands)
         return KernelCall(tunable.chosen(self.cuts), inputs, columns, "int8", sizes.multiply_adds, tunable)

@@ -38,10 +38,14 @@ class Metadata:
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] | None = None
     layers: tuple[Layer, ...] = field(default=(), repr=False)
+    bits: str = "W8A8"
+    """Of weights and activations, as `intvit.bits` writes them."""
 
     def to_json(self) -> str:
         fields: dict[str, Any] = asdict(self)
         fields["preprocessing"] = None if self.preprocessing is None else self.preprocessing.to_dict()
+        if self.bits == "W8A8":  # as files without this field are read
+            del fields["bits"]
         return json.dumps(fields, sort_keys=True)
 
     @classmethod

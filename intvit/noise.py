@@ -39,8 +39,8 @@ def layers(
     names = [node.name for node in graph.module.graph.nodes if node.name in written]
     signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     for image in pixels:
-        exact = _results(source.module, torch.from_numpy(input_grid.normalized(image[None])))
-        integers = _results(graph.module, torch.from_numpy(image[None]))
+        exact = results(source.module, torch.from_numpy(input_grid.normalized(image[None])))
+        integers = results(graph.module, torch.from_numpy(image[None]))
         for name in names:
             wanted, got = exact[written[name].origin.name], written[name].grid.dequantize(integers[name])
             signal[name] += float(wanted.square().sum(dtype=torch.float64))
@@ -65,17 +65,17 @@ def decibel(signal: float, noise: float) -> float:
     return 200.0 if noise == 0 else round(10 * math.log10(max(signal / noise, 1e-20)), 2)
 
 
-def _results(module: fx.GraphModule, image: Tensor) -> dict[str, Tensor]:
-    """The value of every node."""
+def results(module: fx.GraphModule, image: Tensor) -> dict[str, Tensor]:
+    """The value of every node on `image`, which is what the module takes."""
 
     class Recorder(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
-            results[n.name] = super().run_node(n)
-            return results[n.name]
+            found[n.name] = super().run_node(n)
+            return found[n.name]
 
-    results: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     recorder = Recorder(module)
     recorder.extra_traceback = False
     with torch.inference_mode():
         recorder.run(image)
-    return results
+    return found

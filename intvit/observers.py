@@ -24,6 +24,10 @@ LEAST_SHARE = 0.3
 """Of the extremes, that a range may be narrowed to."""
 
 
+FEW_BITS = 5
+"""Up to here, tails are clipped for finer steps between the others; of 6 bits and more the extremes are better."""
+
+
 class Observer(Protocol):
     """What calibration needs of an observer."""
 
@@ -137,21 +141,28 @@ class Percentile(Histogram):
 
 
 class MeanSquaredError(Histogram):
-    """The share of the extremes at which 256 levels between the bounds have the smallest squared error."""
+    """The share of the extremes, about the median, at which the levels between them have the smallest squared error."""
+
+    def __init__(self, channels: int, levels: int = 256) -> None:
+        super().__init__(channels)
+        self.levels = levels
 
     def bounds(self, groups: int) -> tuple[Tensor, Tensor]:
         counts, centres = self.grouped(groups)
-        low, high = self.extremes(groups)
+        low, high = (end.double() for end in self.extremes(groups))
+        share = counts.cumsum(1) / counts.sum(1, keepdim=True).clamp(min=1)
+        middle = centres[(share >= 0.5).to(torch.int8).argmax(1)].clamp(low, high)
+        low, high = low - middle, high - middle
         best = torch.full((groups,), torch.inf, dtype=torch.float64)
         chosen = torch.ones(groups, dtype=torch.float64)
         for share in torch.linspace(LEAST_SHARE, 1.0, CANDIDATES, dtype=torch.float64).flip(0):
-            first, last = (low * share)[:, None], (high * share)[:, None]
-            step = ((last - first) / 255).clamp(min=1e-12)
+            first, last = (middle + low * share)[:, None], (middle + high * share)[:, None]
+            step = ((last - first) / (self.levels - 1)).clamp(min=1e-12)
             level = ((centres.clamp(first, last) - first) / step).round() * step + first
             error = (counts * (level - centres).square()).sum(1)
             chosen = torch.where(error < best, share, chosen)
             best = torch.minimum(best, error)
-        return (low * chosen).float(), (high * chosen).float()
+        return (middle + low * chosen).float(), (middle + high * chosen).float()
 
 
 class ProductError(Histogram):
@@ -201,20 +212,23 @@ def _number(text: str) -> float:
 class ObserverChoice:
     """An observer by name: `auto`, `minmax`, `mse`, or `percentile` with its fraction as in `percentile:0.9999`.
 
-    `auto` is `minmax`, but `ProductError` where all channels in front of a product share one scale.
+    `auto` is `minmax`, but `ProductError` where all channels in front of a product share one scale, and `mse` for
+    `FEW_BITS` and fewer.
     """
 
     name: str
 
-    def make(self, channels: int, importance: Tensor | None = None) -> Observer:
-        """`importance`: of each channel, where one scale serves them all in front of products."""
+    def make(self, channels: int, importance: Tensor | None = None, bits: int = 8) -> Observer:
+        """`importance`: of each channel, where one scale serves them all in front of products; `bits` to represent."""
         kind, _, parameter = self.name.partition(":")
         if kind == "auto" and not parameter:
-            return MinMax(channels) if importance is None else ProductError(importance)
+            if importance is not None:
+                return ProductError(importance)
+            return MeanSquaredError(channels, 1 << bits) if bits <= FEW_BITS else MinMax(channels)
         if kind == "minmax" and not parameter:
             return MinMax(channels)
         if kind == "mse" and not parameter:
-            return MeanSquaredError(channels)
+            return MeanSquaredError(channels, 1 << bits)
         if kind == "percentile":
             fraction = _number(parameter or "0.9999")
             if 0.5 < fraction <= 1:

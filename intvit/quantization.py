@@ -11,6 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from intvit._version import __version__
+from intvit.bits import Bits
 from intvit.calibrate import calibrate
 from intvit.data import Batch, Source
 from intvit.errors import IntvitError
@@ -27,6 +28,8 @@ from intvit.passes.base import Pass
 from intvit.passes.hoist_selection import hoist_selection
 from intvit.passes.pipeline import PASSES, lower_with_layers
 from intvit.preprocess import Preprocessing
+from intvit.rounding.model import round_model
+from intvit.stages import CalibratedGraph, FloatGraph
 from intvit.verify.overflow import prove_no_overflow
 from intvit.weights import check_finite
 
@@ -43,6 +46,8 @@ def quantize(
     *,
     weights: str | Path | None = None,
     preset: str = "default",
+    bits: str = "W8A8",
+    budget: float | None = None,
     observer: str | None = None,
     calib: int = 100,
     batch: int = 10,
@@ -52,6 +57,7 @@ def quantize(
     name: str | None = None,
     passes: Sequence[Pass] = PASSES,
     dump_ir: str | Path | None = None,
+    refine: Callable[[CalibratedGraph, FloatGraph, Source], CalibratedGraph] | None = None,
     progress: Callable[[str, int], None] = lambda stage, done: None,
 ) -> IntegerModel:
     """The integer-only form of a Vision Transformer, calibrated on `calib` images of `data`, without training.
@@ -60,15 +66,24 @@ def quantize(
     `weights`.
     `data`: a folder of images, float32 `[C, H, W]` or `[N, C, H, W]` arrays or tensors (one, an iterable, a
     DataLoader), `.npy`, `.npz`, or a callable that gives one of these. `preprocessing` overrides the model's own.
-    `labels`: a name per class. `observer`: `auto`, `minmax`, `mse` or `percentile:FRACTION`. `progress` is told the
-    stage and the number of images done.
+    `preset`: `default`, `accurate` (weights rounded with care, minutes instead of seconds) or `paper`. `bits`: of the
+    weights and the operands of products, such as `W4A8`; fewer than 8 of either are rounded with care. `mixed`: 4 or 8
+    bits for each layer's weights, by what they cost the answers, so that all take `budget` (0.7) of their bytes at 8.
+    `labels`: a name per class. `observer`: `auto`, `minmax`, `mse` or `percentile:FRACTION`. `refine` is given
+    the calibrated graph, the float graph and the images, and returns what is lowered instead (`intvit.finetune`).
+    `progress` is told the stage and the number of images done.
 
     Raises `IntvitError` for bad input, `UnsupportedOp` with every operation that has no integer form, `VerifyError`
     where a layer could overflow.
     """
     if preset not in PRESETS:
-        raise IntvitError(f"unknown preset {preset!r}: choose {' or '.join(PRESETS)}")
-    policy = PRESETS[preset] if observer is None else replace(PRESETS[preset], observer=observer)
+        *others, last = PRESETS
+        raise IntvitError(f"unknown preset {preset!r}: choose {', '.join(others)} or {last}")
+    width = Bits.of(bits, budget)
+    if not width.whole and PRESETS[preset].published:
+        raise IntvitError(f"the preset {preset} is W8A8, as published: use the preset default with {width}")
+    policy = replace(PRESETS[preset], activations=width.activations)
+    policy = policy if observer is None else replace(policy, observer=observer)
     ObserverChoice(policy.observer).make(1)  # refuses an unknown name before any work
     if dump_ir is not None:
         check_folder(Path(dump_ir))
@@ -81,7 +96,8 @@ def quantize(
         check_finite(model, type(model).__name__)
         preprocessing = preprocessing or preprocessing_of(model)
     progress("capture", 0)
-    source = hoist_selection(capture(model, input_shape or _shape_of(preprocessing, data)))
+    captured = capture(model, input_shape or _shape_of(preprocessing, data))
+    source = hoist_selection(captured)
     if labels is not None:
         _check_labels(labels, source.output_shapes)
     images = Source(data, preprocessing, shape=source.input_shape)
@@ -95,13 +111,19 @@ def quantize(
                 kept.append(chunk[:NOISE_IMAGES])
             yield chunk
 
-    calibrated = calibrate(source, pixels(), grid, policy, lambda done: progress("calibrate", done))
+    if preset == "accurate" or not width.whole:
+        source, calibrated = round_model(captured, list(pixels()), grid, policy, width, progress)
+    else:
+        calibrated = calibrate(source, pixels(), grid, policy, lambda done: progress("calibrate", done))
+    if refine is not None:
+        calibrated = refine(calibrated, source, images)
     progress("lower", 0)
     graph, written = lower_with_layers(calibrated, passes, None if dump_ir is None else Path(dump_ir))
     prove_no_overflow(graph)
     metadata = Metadata(
         name=name or type(model).__name__,
         preset=preset,
+        bits=str(width),
         version=__version__,
         input_grid=grid,
         output_scales=graph.output_scales,

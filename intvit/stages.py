@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from intvit import floatops
 from intvit.grid import Grid, Role
 from intvit.input_grid import InputGrid
+from intvit.softmax_levels import SoftmaxLevels
 
 
 def copy_of(module: fx.GraphModule) -> fx.GraphModule:
@@ -65,7 +66,10 @@ class FloatGraph:
 
 @dataclass(frozen=True)
 class CalibratedGraph:
-    """A float graph with the grid of every tensor in every role, by node name; made by `calibrate`."""
+    """A float graph with the grid of every tensor in every role, by node name; made by `calibrate`.
+
+    `softmax_levels`: of the attentions whose weights lie on logarithmic levels, by node name.
+    """
 
     source: FloatGraph
     input_grid: InputGrid
@@ -73,6 +77,7 @@ class CalibratedGraph:
     grids: Mapping[tuple[str, Role], Grid] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     means: Mapping[str, Tensor] = field(default_factory=dict)
+    softmax_levels: Mapping[str, SoftmaxLevels] = field(default_factory=dict)
 
     def grid(self, node: fx.Node, role: Role) -> Grid:
         """The grid of `node` where it is read or written as `role`; a selection of tokens has its source's."""
@@ -88,6 +93,9 @@ class CalibratedGraph:
 
     def with_alias(self, node: fx.Node, source: fx.Node) -> "CalibratedGraph":
         return replace(self, aliases={**self.aliases, node.name: self.aliases.get(source.name, source.name)})
+
+    def with_softmax_levels(self, node: fx.Node, levels: SoftmaxLevels) -> "CalibratedGraph":
+        return replace(self, softmax_levels={**self.softmax_levels, node.name: levels})
 
     def with_mean(self, node: fx.Node, mean: Tensor) -> "CalibratedGraph":
         return replace(self, means={**self.means, node.name: mean})

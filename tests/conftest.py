@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is first imported
+os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "0")  # waiting threads leave the cores to other tests
 
 from intvit.libraries import prepare_imports
 
@@ -34,6 +35,8 @@ _importable("gated", "gated.py")
 _importable("normalized", "normalized.py")
 _importable("mixed", "mixed.py")
 _importable("biased", "biased.py")
+_importable("logarithmic", "logarithmic.py")
+_importable("coarse", "coarse.py")
 _importable("spelled", "spelled.py")
 _importable("families", "families.py")
 _importable("sites", "passes/sites.py")

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
-from tiny import integer_model, pixels
+from tiny import integer_model, pixels, with_small_weights
 
 from intvit import artifact
+from intvit.dialect import OPERATIONS
 from intvit.errors import IntvitError
 from intvit.integer_model import IntegerModel
 
@@ -20,6 +23,14 @@ from intvit.integer_model import IntegerModel
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("artifact") / "tiny.intvit"
     integer_model().save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with weights of 4 bits."""
+    path = tmp_path_factory.mktemp("artifact") / "small.intvit"
+    with_small_weights(integer_model()).save(path)
     return path
 
 
@@ -37,6 +48,41 @@ def test_loads_bit_for_bit(preset: str, tmp_path: Path) -> None:
     assert paths[0] == paths[1]
     loaded.save(path)
     assert artifact._read(path)[0]["digest"] == model.digest
+
+
+def weights(model: IntegerModel) -> dict[str, torch.Tensor]:
+    nodes = model.graph.module.graph.find_nodes(op="call_function", target=OPERATIONS["linear"].call)
+    return {str(node.args[1].target): model.graph.module.get_buffer(str(node.args[1].target)) for node in nodes}
+
+
+@pytest.mark.parametrize("keep", [0, 2])
+def test_weights_of_four_bits_take_half(keep: int, tmp_path: Path) -> None:
+    model, path = with_small_weights(integer_model(), keep), tmp_path / "m.intvit"
+    model.save(path)
+    header, stored = artifact._read(path)
+    small = dict(list(weights(model).items())[keep:])
+    assert header["format"] == "2" and set(json.loads(header["nibbles"])) == set(small)
+    assert all(2 * stored[name].nbytes == weight.nbytes for name, weight in small.items())
+    loaded = IntegerModel.load(path)
+    assert loaded.digest == model.digest == header["digest"]
+    for name, weight in weights(model).items():
+        assert torch.equal(weights(loaded)[name], weight) and weights(loaded)[name].dtype == torch.int8
+    assert np.array_equal(loaded(pixels(2), raw=True), model(pixels(2), raw=True))
+
+
+def test_other_weights_are_stored_as_they_were(file: Path) -> None:
+    header, stored = artifact._read(file)
+    assert header["format"] == "1" and "nibbles" not in header
+    assert all(torch.equal(stored[name], weight) for name, weight in weights(integer_model()).items())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31))
+def test_any_matrix_of_four_bits(rows: int, columns: int, seed: int) -> None:
+    matrix = torch.from_numpy(np.random.default_rng(seed).integers(-8, 8, (rows, columns), np.int8))
+    packed = artifact._together(matrix)
+    assert packed.dtype == torch.int8 and packed.shape == (-(-matrix.numel() // 2),)
+    assert torch.equal(artifact._apart(packed, [rows, columns]), matrix)
 
 
 def test_metadata_with_everything_in_it(tmp_path: Path) -> None:
@@ -68,8 +114,9 @@ def changes(content: bytes) -> Iterator[tuple[int, int]]:
             yield at, value
 
 
-def test_every_changed_byte_is_detected(file: Path, tmp_path: Path) -> None:
-    content = file.read_bytes()
+@pytest.mark.parametrize("kind", ["file", "small"])
+def test_every_changed_byte_is_detected(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    content = request.getfixturevalue(kind).read_bytes()
     bad = tmp_path / "bad.intvit"
     missed = []
     for at, value in changes(content):

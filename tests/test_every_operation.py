@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import biased
+import coarse
 import gated
 import mixed
 import moved
@@ -30,6 +31,7 @@ def models() -> Iterator[IntegerModel]:
     yield windowed.integer_model()
     yield mixed.integer_model()
     yield biased.integer_model()
+    yield coarse.integer_model()
 
 
 def first(name: str) -> tuple[Legalizer, fx.Node] | None:

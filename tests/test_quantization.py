@@ -70,7 +70,7 @@ def test_a_module_may_hold_its_own_preprocessing() -> None:
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "labels": (lambda folder: FLOATS, {"labels": ["one"]}, "1 class names, but the model has 10 classes"),
-    "preset": (lambda folder: FLOATS, {"preset": "papr"}, "unknown preset 'papr': choose default or paper"),
+    "preset": (lambda folder: FLOATS, {"preset": "papr"}, "unknown preset 'papr': choose default, accurate or paper"),
     "observer": (lambda folder: FLOATS, {"observer": "max"}, "unknown observer 'max'"),
     "nothing": (lambda folder: [], {}, "it gave no images"),
     "raw pixels": (lambda folder: tiny.pixels(2), {}, "raw uint8 images need a preprocessing"),

@@ -32,7 +32,8 @@ def test_every_target_has_its_kernels(name: str) -> None:
 
 def test_variants_share_the_layout_of_weights() -> None:
     for n, k in ((192, 768), (1000, 588), (33, 7)):
-        assert len({packed_shape(n, k, isa) for isa in _isas("x86-64")}) == 1
+        for bits in (8, 4):
+            assert len({packed_shape(n, k, isa, bits) for isa in _isas("x86-64")}) == 1
 
 
 def test_variants_are_ordered_from_the_best() -> None:

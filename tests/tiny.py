@@ -1,5 +1,6 @@
 """A small Vision Transformer with fixed random weights, for tests that need a whole model and not a good one."""
 
+from copy import deepcopy
 from functools import cache
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from intvit.calibrate import calibrate
+from intvit.dialect import OPERATIONS
 from intvit.frontend import capture
 from intvit.grids import PRESETS
 from intvit.input_grid import InputGrid
@@ -16,7 +18,7 @@ from intvit.integer_model import IntegerModel
 from intvit.metadata import Metadata
 from intvit.passes.hoist_selection import hoist_selection
 from intvit.passes.pipeline import lower
-from intvit.stages import CalibratedGraph, FloatGraph
+from intvit.stages import CalibratedGraph, FloatGraph, IntGraph
 
 SHAPE = (3, 32, 32)
 GRID = InputGrid((1 / 64,) * 3, (-2.0,) * 3, SHAPE)
@@ -100,3 +102,16 @@ def integer_model_of(module: nn.Module, name: str) -> IntegerModel:
     grids = calibrate(hoist_selection(capture(module, SHAPE)), [pixels(32)], GRID, PRESETS["default"])
     graph = lower(grids)
     return IntegerModel(graph, Metadata(name, "default", "0", GRID, graph.output_scales, graph.output_shapes))
+
+
+def with_small_weights(model: IntegerModel, keep: int = 0) -> IntegerModel:
+    """A model whose linear layers, but the first `keep`, have 4-bit weights: a sixteenth of its own, rounded down."""
+    module = deepcopy(model.graph.module)
+    layers = module.graph.find_nodes(op="call_function", target=OPERATIONS["linear"].call)
+    for node in layers[keep:]:
+        weight = module.get_buffer(str(node.args[1].target))
+        weight.copy_(weight >> 4)
+    metadata = model.metadata
+    return IntegerModel(
+        IntGraph.of(module, metadata.input_grid, metadata.output_scales, metadata.output_shapes), metadata
+    )

@@ -44,6 +44,10 @@ class OpenVinoPeers:
         """A quantized ONNX model of any maker, called `name`, on images that it takes; it runs as `int8` does."""
         return self._call(name, "int8", lambda: self._core.read_model(path), images, threads)
 
+    def save(self, path: Path) -> None:
+        """Writes the int8 model to `path` (`*.xml`) and its weights beside it: by default floats become float16."""
+        import_package("openvino", "openvino-int8").save_model(self._model("int8"), path)
+
     def _call(
         self, peer: str, precision: str, make: Callable[[], Any], images: NDArray[Any], threads: int
     ) -> Callable[[], object]:

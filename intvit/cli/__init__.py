@@ -17,6 +17,7 @@ from intvit.cli.demo import demo_command
 from intvit.cli.errors import Commands
 from intvit.cli.eval import eval_command
 from intvit.cli.export import export_command
+from intvit.cli.finetune import finetune_command
 from intvit.cli.inspect import inspect_command
 from intvit.cli.pack import pack_command
 from intvit.cli.passes import passes_command
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 for name, command in (
     ("quantize", quantize_command),
+    ("finetune", finetune_command),
     ("compile", compile_command),
     ("export", export_command),
     ("run", run_command),

@@ -34,8 +34,9 @@ def inspect_command(
 ) -> None:
     """Show what is in an artifact, layer by layer.
 
-    result: the integer type of the layer's output. scale: what one step is worth; scales: how many (per tensor 1). bits
-    used: magnitude bits of 31 that its widest intermediate can reach. SNR: against float, on calibration images.
+    result: the integer type of the layer's output. scale: what one step is worth; scales: how many (per tensor 1).
+    weights: bits that hold all of the layer's. bits used: magnitude bits of 31 that its widest intermediate can reach.
+    SNR: against float, on calibration images.
     """
     report = Report(ctx)
     if coverage:
@@ -53,7 +54,7 @@ def inspect_artifact(report: Report, model: Path) -> None:
     with stages() as progress:
         progress("load")
         loaded = open_described(model)
-        bits = bits_used(loaded) if model.suffix == ".intvit" else {}
+        bits, weights = (bits_used(loaded), weight_bits(loaded)) if model.suffix == ".intvit" else ({}, {})
     metadata = loaded.metadata
     facts = summary(metadata, loaded.digest, getattr(loaded, "target", None), model) | exported_facts(loaded)
     report.say()
@@ -62,13 +63,16 @@ def inspect_artifact(report: Report, model: Path) -> None:
             report.say(f"{name.replace('_', ' '):<14} {value}")
     if metadata.layers:
         report.say()
-        show_layers(report, metadata.layers, bits)
+        show_layers(report, metadata.layers, bits, weights)
     report.finish(
         **{
             **facts,
             "preprocessing": None if metadata.preprocessing is None else metadata.preprocessing.to_dict(),
             "labels": metadata.labels,
-            "layers": [{**asdict(layer), "bits": bits.get(layer.node)} for layer in metadata.layers],
+            "layers": [
+                {**asdict(layer), "bits": bits.get(layer.node), "weight_bits": weights.get(layer.node)}
+                for layer in metadata.layers
+            ],
         }
     )
 
@@ -86,6 +90,7 @@ def summary(metadata: Metadata, digest: str, target: str | None, path: Path) -> 
     return {
         "name": metadata.name,
         "preset": metadata.preset,
+        "bits": metadata.bits,
         "made_by": f"intvit {metadata.version}",
         "target": target,
         "input": " or ".join(inputs),
@@ -119,19 +124,31 @@ def bits_used(model: Any) -> dict[str, int]:
         return {}
 
 
-def show_layers(report: Report, layers: tuple[Layer, ...], bits: dict[str, int]) -> None:
-    """One row per layer; the bits are known where there is a graph."""
+def weight_bits(model: Any) -> dict[str, int]:
+    """How many bits hold every weight of each linear layer."""
+    from intvit.dialect import OPERATIONS
+
+    module = model.graph.module
+    found = {}
+    for node in module.graph.find_nodes(op="call_function", target=OPERATIONS["linear"].call):
+        weight = module.get_buffer(str(node.args[1].target)).int()
+        found[node.name] = int((weight ^ (weight >> 31)).max()).bit_length() + 1
+    return found
+
+
+def show_layers(report: Report, layers: tuple[Layer, ...], bits: dict[str, int], weights: dict[str, int]) -> None:
+    """One row per layer; bits and weights are known where there is a graph."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for heading in ("layer", "operation", "result"):
         table.add_column(heading, overflow="fold")
-    for heading in ("scale", "scales", *(["bits used"] if bits else []), "SNR dB"):
+    for heading in ("scale", "scales", *(["weights"] if weights else []), *(["bits used"] if bits else []), "SNR dB"):
         table.add_column(heading, justify="right")
     for layer in layers:
         low, high = layer.scale
         scale = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
-        used = [str(bits.get(layer.node, ""))] if bits else []
+        used = [str(known.get(layer.node, "")) for known in (weights, bits) if known]
         noise = "" if layer.snr is None else f"{layer.snr:.1f}"
         table.add_row(layer.path or "(model)", layer.operation, layer.dtype, scale, str(layer.channels), *used, noise)
     report.show(table)

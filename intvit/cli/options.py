@@ -25,6 +25,40 @@ Weights = Annotated[
     str | None,
     typer.Option("--weights", metavar="FILE", help="Weights of the float model: a file, 'pretrained' or 'random'."),
 ]
+FloatModel = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="timm:NAME, torchvision:NAME, hf:FOLDER or package.module:function."),
+]
+IntegerOutput = Annotated[Path, typer.Option("-o", "--output", help="The integer model to write: m.intvit.")]
+Calib = Annotated[int, typer.Option("--calib", min=1, help="Images to calibrate on, the first by file name.")]
+ClassNames = Annotated[
+    Path | None, typer.Option("--class-names", help="A class name per line, kept in the model for `run`.")
+]
+Preset = Annotated[
+    str, typer.Option("--preset", help="default, accurate (rounds with care, in minutes) or paper (as published).")
+]
+Width = Annotated[
+    str,
+    typer.Option(
+        "--bits",
+        help="Of weights and activations: W8A8, W4A8, W6A6, W4A4, mixed (--budget); fewer are rounded with care.",
+    ),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option("--budget", metavar="SHARE", help="Of mixed bits: of the weights' bytes at 8 bits; 0.7 by default."),
+]
+Observer = Annotated[
+    str | None,
+    typer.Option("--observer", help="auto, minmax, mse or percentile:FRACTION; by default the preset's."),
+]
+_OWN = "by default the model's own"
+Size = Annotated[str | None, typer.Option("--size", metavar="N|HxW", help=f"The model's input; {_OWN}.")]
+Resize = Annotated[str | None, typer.Option("--resize", metavar="N|HxW", help="Shorter side, or both.")]
+Crop = Annotated[str | None, typer.Option("--crop", help="center, center_floor or none.")]
+Interpolation = Annotated[str | None, typer.Option("--interpolation", help="bicubic, bilinear, ...")]
+Mean = Annotated[str | None, typer.Option("--mean", metavar="M|R,G,B", help="Of the normalization.")]
+Std = Annotated[str | None, typer.Option("--std", metavar="S|R,G,B", help="Of the normalization.")]
 Artifact = Annotated[
     Path, typer.Argument(metavar="MODEL", help="m.so (compiled), m.intvit (integer reference) or m.onnx (exported).")
 ]

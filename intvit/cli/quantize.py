@@ -6,45 +6,57 @@ from typing import Annotated
 import typer
 
 from intvit.cli import settings
-from intvit.cli.options import Batch, Json, Weights, check_data, check_output, names_in
+from intvit.cli.options import (
+    Batch,
+    Budget,
+    Calib,
+    ClassNames,
+    Crop,
+    FloatModel,
+    IntegerOutput,
+    Interpolation,
+    Json,
+    Mean,
+    Observer,
+    Preset,
+    Resize,
+    Size,
+    Std,
+    Weights,
+    Width,
+    check_data,
+    check_output,
+    names_in,
+)
 from intvit.cli.report import Report, stages
 from intvit.data import Source
 from intvit.evaluation import evaluate
 from intvit.files import check_folder
 from intvit.images import labels_for, read_labels
 
-_OWN = "by default the model's own"
-
 
 def quantize_command(
     ctx: typer.Context,
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="timm:NAME, torchvision:NAME, hf:FOLDER or package.module:function."),
-    ],
+    model: FloatModel,
     data: Annotated[Path, typer.Option("--data", help="Calibration images: a folder, or a .npy or .npz file.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The integer model to write: m.intvit.")],
+    output: IntegerOutput,
     weights: Weights = None,
-    calib: Annotated[int, typer.Option("--calib", min=1, help="Images to calibrate on, the first by file name.")] = 100,
+    calib: Calib = 100,
     labels: Annotated[
         Path | None,
         typer.Option("--labels", help="A CSV file of file,class: prints the calibration images' accuracy."),
     ] = None,
-    class_names: Annotated[
-        Path | None,
-        typer.Option("--class-names", help="A class name per line, kept in the model for `run`."),
-    ] = None,
-    preset: Annotated[str, typer.Option("--preset", help="default, or paper (as published).")] = "default",
-    observer: Annotated[
-        str | None,
-        typer.Option("--observer", help="auto, minmax, mse or percentile:FRACTION; by default the preset's."),
-    ] = None,
-    size: Annotated[str | None, typer.Option("--size", metavar="N|HxW", help=f"The model's input; {_OWN}.")] = None,
-    resize: Annotated[str | None, typer.Option("--resize", metavar="N|HxW", help="Shorter side, or both.")] = None,
-    crop: Annotated[str | None, typer.Option("--crop", help="center, center_floor or none.")] = None,
-    interpolation: Annotated[str | None, typer.Option("--interpolation", help="bicubic, bilinear, ...")] = None,
-    mean: Annotated[str | None, typer.Option("--mean", metavar="M|R,G,B", help="Of the normalization.")] = None,
-    std: Annotated[str | None, typer.Option("--std", metavar="S|R,G,B", help="Of the normalization.")] = None,
+    class_names: ClassNames = None,
+    preset: Preset = "default",
+    bits: Width = "W8A8",
+    budget: Budget = None,
+    observer: Observer = None,
+    size: Size = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
+    mean: Mean = None,
+    std: Std = None,
     batch: Batch = 10,
     passes: Annotated[
         str | None, typer.Option("--passes", metavar="NAME,...", help="Only these, in this order: see `intvit passes`.")
@@ -64,14 +76,7 @@ def quantize_command(
     names = None if class_names is None else settings.class_names(class_names)
     if dump_ir is not None:
         check_folder(dump_ir)
-    changes = {
-        "size": settings.size(size),
-        "resize": settings.side("--resize", resize),
-        "crop": crop,
-        "interpolation": interpolation,
-        "mean": settings.numbers("--mean", mean),
-        "std": settings.numbers("--std", std),
-    }
+    changes = settings.changes(size, resize, crop, interpolation, mean, std)
     with stages() as progress:
         progress("load")
         from intvit.models import resolve
@@ -87,6 +92,8 @@ def quantize_command(
             resolved.module,
             data,
             preset=preset,
+            bits=bits,
+            budget=budget,
             observer=observer,
             calib=calib,
             batch=batch,

@@ -14,6 +14,25 @@ if TYPE_CHECKING:
 _WORDNET = re.compile(r"n\d{8}\s+")
 
 
+def changes(
+    size_text: str | None,
+    resize: str | None,
+    crop: str | None,
+    interpolation: str | None,
+    mean: str | None,
+    std: str | None,
+) -> dict[str, Any]:
+    """What the options of the preprocessing say, None where they say nothing."""
+    return {
+        "size": size(size_text),
+        "resize": side("--resize", resize),
+        "crop": crop,
+        "interpolation": interpolation,
+        "mean": numbers("--mean", mean),
+        "std": numbers("--std", std),
+    }
+
+
 def overridden(own: Preprocessing | None, model: str, changes: dict[str, Any], pictures: bool) -> Preprocessing | None:
     """The model's own preprocessing with the changes that were given on the command line.
 

@@ -57,6 +57,7 @@ def content(figures: Figures) -> dict[str, Any]:
     return {
         "name": metadata.name,
         "preset": metadata.preset,
+        "bits": metadata.bits,
         "version": metadata.version,
         "digest": figures.digest,
         "settings": dict(figures.settings),

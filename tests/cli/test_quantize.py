@@ -64,6 +64,29 @@ def test_paper_and_observer(intvit: Command, images: Path, tmp_path: Path) -> No
     assert IntegerModel.load(path).metadata.preset == "paper"
 
 
+def test_mixed_bits_on_a_budget(intvit: Command, images: Path, tmp_path: Path) -> None:
+    """What is inspected has 8 bits in the first and the last layer, and 4 or 8 in between."""
+    path = tmp_path / "m.intvit"
+    done = intvit("quantize", *MODEL, "--data", images, "--calib", 12, "--bits", "mixed", "--budget", 0.75, "-o", path)
+    assert done.code == 0, done
+    shown = intvit("inspect", path, "--json").json
+    found = [layer["weight_bits"] for layer in shown["layers"] if layer["operation"] == "linear"]
+    assert shown["bits"] == "mixed 0.75"
+    assert found[0] == found[-1] == 8 and set(found) == {4, 8}
+    lines = intvit("inspect", path).out.splitlines()
+    assert any(line.split()[:4] == ["layer", "operation", "result", "scale"] and "weights" in line for line in lines)
+
+
+def test_budgets_that_are_refused(intvit: Command, images: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.intvit"
+    common = ("quantize", *MODEL, "--data", images, "-o", path)
+    intvit(*common, "--bits", "mixed", "--budget", 0.5).refused("budget of 0.5 is too small", "give 0.605 or more")
+    intvit(*common, "--bits", "mixed", "--budget", 70).refused("give a share")
+    intvit(*common, "--bits", "W4A8", "--budget", 0.7).refused("not of W4A8")
+    intvit(*common, "--preset", "paper", "--bits", "mixed").refused("as published")
+    assert not path.exists()
+
+
 def test_the_graph_after_every_pass(intvit: Command, images: Path, tmp_path: Path) -> None:
     path, dump = tmp_path / "m.intvit", tmp_path / "ir"
     done = intvit("quantize", *MODEL, "--data", images, "--calib", 2, "--dump-ir", dump, "-o", path)

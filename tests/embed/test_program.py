@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import coarse
+import logarithmic
 import numpy as np
 import pytest
 import tiny
@@ -39,6 +41,33 @@ def test_every_output_is_that_of_the_reference(target: str, kind: str, machine: 
         np.testing.assert_array_equal(np.fromfile(written, np.int32).reshape(expected.shape), expected)
         assert [int(top) for top in re.findall(r"class (\d+)", printed)] == expected.argmax(1).tolist()
         assert f" ms for {batch} images" in printed
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_logarithmic_weights_are_those_of_the_reference(target: str, machine: Machines) -> None:
+    model, pixels = logarithmic.integer_model("tiny"), tiny.pixels(2, seed=5)
+    status, printed, written = machine(target).outputs(model, pixels, ".o")
+    assert status == 0, printed
+    expected = model(pixels, raw=True)
+    np.testing.assert_array_equal(np.fromfile(written, np.int32).reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_tensors_on_levels_are_those_of_the_reference(target: str, machine: Machines) -> None:
+    model, pixels = coarse.integer_model(), tiny.pixels(2, seed=6)
+    status, printed, written = machine(target).outputs(model, pixels, ".o")
+    assert status == 0, printed
+    expected = model(pixels, raw=True)
+    np.testing.assert_array_equal(np.fromfile(written, np.int32).reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_weights_of_four_bits_are_those_of_the_reference(target: str, machine: Machines) -> None:
+    model, pixels = tiny.with_small_weights(tiny.integer_model()), tiny.pixels(2, seed=4)
+    status, printed, written = machine(target).outputs(model, pixels, ".o")
+    assert status == 0, printed
+    expected = model(pixels, raw=True)
+    np.testing.assert_array_equal(np.fromfile(written, np.int32).reshape(expected.shape), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)

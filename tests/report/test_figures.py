@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import biased
+import coarse
 import gated
 import mixed
 import moved
@@ -89,7 +90,7 @@ def test_wrong_data_are_refused(
         gather(model, change(batch), labels={"0.png": 0})
 
 
-@pytest.mark.parametrize("other", [biased, gated, mixed, moved, normalized, windowed], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("other", [biased, coarse, gated, mixed, moved, normalized, windowed], ids=lambda m: m.__name__)
 def test_every_kind_of_graph(other: ModuleType) -> None:
     """Windows, gates, several outputs, feature maps: every tensor has its row, and the page its data."""
     model: IntegerModel = other.integer_model()
