@@ -2,7 +2,7 @@
 
 | file          | what                                                                          |
 |---------------|-------------------------------------------------------------------------------|
-| `report.py`   | what a command prints: arguments first, progress on stderr, one JSON object      |
+| `output.py`   | what a command prints: arguments first, progress on stderr, one JSON object      |
 | `errors.py`   | one line on stderr and the exit code for what a user can mend                    |
 | `options.py`  | the options that commands share, and the paths that are checked before any work  |
 | `settings.py` | options of `quantize` that stand for objects: preprocessing, class names, passes |
@@ -22,7 +22,7 @@ from intvit.cli.inspect import inspect_command
 from intvit.cli.pack import pack_command
 from intvit.cli.passes import passes_command
 from intvit.cli.quantize import quantize_command
-from intvit.cli.report_page import report_command
+from intvit.cli.report import report_command
 from intvit.cli.run import run_command
 from intvit.cli.serve import serve_command
 from intvit.cli.verify import verify_command

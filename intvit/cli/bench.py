@@ -9,7 +9,7 @@ import typer
 from numpy.typing import NDArray
 
 from intvit.cli.options import Batch, Json, Threads, Weights, check_input
-from intvit.cli.report import Report, Stages, stages
+from intvit.cli.output import Report, Stages, stages
 from intvit.cuda.runtime import CudaModel
 from intvit.errors import IntvitError
 from intvit.loading import load

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from intvit.cli.report import Report, stages
+from intvit.cli.output import Report, stages
 from intvit.errors import IntvitError, UnsupportedOp
 
 if TYPE_CHECKING:

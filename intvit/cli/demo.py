@@ -5,7 +5,7 @@ from dataclasses import asdict
 import typer
 
 from intvit.cli.options import Json
-from intvit.cli.report import Report, stages
+from intvit.cli.output import Report, stages
 
 
 def demo_command(ctx: typer.Context, as_json: Json = False) -> None:

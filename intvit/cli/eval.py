@@ -18,7 +18,7 @@ from intvit.cli.options import (
     check_input,
     open_model,
 )
-from intvit.cli.report import Report, stages
+from intvit.cli.output import Report, stages
 from intvit.cli.settings import described
 from intvit.data import Source
 from intvit.errors import IntvitError

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from intvit.cli.options import Json, check_input, check_output
-from intvit.cli.report import Report, stages
+from intvit.cli.output import Report, stages
 from intvit.errors import IntvitError
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from intvit.cli.options import (
     check_output,
     names_in,
 )
-from intvit.cli.report import Report, stages
+from intvit.cli.output import Report, stages
 from intvit.images import labels_for, read_labels
 
 

@@ -8,7 +8,7 @@ import typer
 
 from intvit.cli.coverage import show_coverage
 from intvit.cli.options import ARTIFACTS, Json, Weights, check_input, open_described
-from intvit.cli.report import Report, stages
+from intvit.cli.output import Report, stages
 from intvit.cli.settings import described
 from intvit.errors import IntvitError, VerifyError
 from intvit.metadata import Layer, Metadata

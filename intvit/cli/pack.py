@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from intvit.cli.options import Json, check_input
-from intvit.cli.report import Report, stages
+from intvit.cli.output import Report, stages
 
 
 def pack_command(

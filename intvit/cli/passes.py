@@ -3,7 +3,7 @@
 import typer
 
 from intvit.cli.options import Json
-from intvit.cli.report import Report
+from intvit.cli.output import Report
 
 
 def passes_command(ctx: typer.Context, as_json: Json = False) -> None:

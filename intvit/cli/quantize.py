@@ -28,7 +28,7 @@ from intvit.cli.options import (
     check_output,
     names_in,
 )
-from intvit.cli.report import Report, stages
+from intvit.cli.output import Report, stages
 from intvit.data import Source
 from intvit.evaluation import evaluate
 from intvit.files import check_folder

@@ -7,7 +7,7 @@ import numpy as np
 import typer
 
 from intvit.cli.options import ARTIFACTS, Artifact, Batch, Json, Threads, check_input, open_model
-from intvit.cli.report import Report, stages
+from intvit.cli.output import Report, stages
 from intvit.data import Source
 from intvit.errors import IntvitError
 from intvit.evaluation import scores, softmax

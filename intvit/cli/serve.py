@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from intvit.cli.options import Threads, check_input, open_model
-from intvit.cli.report import Report, stages
+from intvit.cli.output import Report, stages
 from intvit.model import Model
 from intvit.onnx_model import OnnxModel
 from intvit.web import runtime_folder

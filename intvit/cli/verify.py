@@ -22,7 +22,7 @@ import numpy as np
 import typer
 
 from intvit.cli.options import ARTIFACTS, Artifact, Json, check_data, check_input, open_described, open_model
-from intvit.cli.report import Report, Stages, stages
+from intvit.cli.output import Report, Stages, stages
 from intvit.cuda.runtime import CudaModel
 from intvit.data import Source
 from intvit.errors import IntvitError, VerifyError
