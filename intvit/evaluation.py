@@ -67,11 +67,8 @@ class Tally:
 
     def add(self, outputs: Array, labels: Array | None = None, exact: Array | None = None) -> None:
         """A batch: outputs `[N, ...]`, the class of each image, the float model's outputs."""
-        if exact is not None and exact.shape != outputs.shape:
-            raise IntvitError(
-                f"the float model's output is {list(exact.shape[1:])}, the integer model's {list(outputs.shape[1:])}: "
-                "compare it with the model that it was quantized from"
-            )
+        if exact is not None:
+            check_exact(exact, outputs)
         self.images += len(outputs)
         if labels is not None:
             ranked = classes_by_rank(outputs)
@@ -115,6 +112,17 @@ def check_labels(labels: Array, outputs: Array, source: str | Path = "labels") -
     classes = scores(outputs).shape[1]
     if labels.max(initial=0) >= classes:
         raise IntvitError(f"{source}: class {labels.max()}, but the model has the classes 0 to {classes - 1}")
+
+
+def check_exact(exact: Array, outputs: Array) -> None:
+    """Raises `IntvitError` where the float model's outputs have another shape, and for NaN and inf in them."""
+    if exact.shape != outputs.shape:
+        raise IntvitError(
+            f"the float model's output is {list(exact.shape[1:])}, the integer model's {list(outputs.shape[1:])}: "
+            "compare it with the model that it was quantized from"
+        )
+    if not np.isfinite(exact).all():
+        raise IntvitError("the float model's output holds NaN or inf: check its weights and the images")
 
 
 def classes_by_rank(outputs: Array) -> Array:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from intvit.errors import IntvitError
-from intvit.evaluation import Array, classes_by_rank, cosines, softmax
+from intvit.evaluation import Array, check_exact, classes_by_rank, cosines, softmax
 
 TOP = 5
 
@@ -45,13 +44,8 @@ def compared(names: Iterable[str], outputs: Array, labels: Array | None, exact: 
 
     Raises `IntvitError` where the two models have outputs of different shapes, and for NaN and inf.
     """
-    if exact is not None and exact.shape != outputs.shape:
-        raise IntvitError(
-            f"the float model's output is {list(exact.shape[1:])}, the integer model's {list(outputs.shape[1:])}: "
-            "compare it with the model that it was quantized from"
-        )
-    if exact is not None and not np.isfinite(exact).all():
-        raise IntvitError("the float model's output holds NaN or inf: check its weights and the images")
+    if exact is not None:
+        check_exact(exact, outputs)
     names = list(names)
     nothing = [None] * len(names)
     rows = zip(

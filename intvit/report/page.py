@@ -42,11 +42,12 @@ CURVE = 400
 
 
 def page(figures: Figures) -> str:
-    """The HTML of the page; the least bad pictures are left out where it would not stay below `LIMIT`."""
+    """The HTML of the page, which says how many of the least bad pictures did not fit into `LIMIT`."""
     facts = content(figures)
     text = _filled(facts)
     while len(text.encode()) >= LIMIT and facts["worst"]:
         facts["worst"] = facts["worst"][: len(facts["worst"]) * 3 // 4]
+        facts["worstLeftOut"] = len(figures.worst) - len(facts["worst"])
         text = _filled(facts)
     return text
 
@@ -64,6 +65,7 @@ def content(figures: Figures) -> dict[str, Any]:
         "accuracy": asdict(figures.accuracy),
         "cosines": _curve(figures.cosines),
         "worst": [_picture(picture, metadata) for picture in figures.worst],
+        "worstLeftOut": 0,
         "layers": [_layer(row) for row in figures.layers],
         "tensors": [_tensor(row) for row in figures.tensors],
         "tensorImages": figures.tensor_images,

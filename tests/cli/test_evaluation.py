@@ -58,6 +58,8 @@ def test_evaluate_refuses_what_cannot_be_compared() -> None:
         evaluate(model, [batch("a.png")], {"a.png": 7})
     with pytest.raises(IntvitError, match="quantized from"):
         Tally().add(LOGITS, None, LOGITS[:, :3])
+    with pytest.raises(IntvitError, match="float model's output holds NaN or inf"):
+        Tally().add(LOGITS, None, np.full_like(LOGITS, np.nan))
     with pytest.raises(IntvitError, match="no images"):
         evaluate(model, [])
 

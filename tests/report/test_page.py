@@ -72,7 +72,9 @@ def test_pictures_are_left_out_where_the_page_would_be_too_large(figures: Figure
     many = tuple(replace(figures.worst[0], pixels=noise) for _ in range(400))
     text = page(replace(figures, worst=many))
     assert len(text.encode()) < LIMIT
-    assert 100 < len(data_of(text)["worst"]) < 400
+    data = data_of(text)
+    assert 100 < len(data["worst"]) < 400
+    assert data["worstLeftOut"] == 400 - len(data["worst"])
 
 
 def test_a_long_curve_keeps_its_ends(figures: Figures) -> None:

@@ -6,6 +6,7 @@ const put = (id, nodes) => document.getElementById(id).append(...nodes.filter(Bo
 put("name", [data.name]);
 put("facts", [
   element("li", {}, `preset ${data.preset}`),
+  element("li", {}, data.bits),
   element("li", {}, plural(data.accuracy.images, "image")),
   element("li", {}, `digest ${data.digest.slice(0, 16)}`),
   element("li", {}, `intvit ${data.version}`),

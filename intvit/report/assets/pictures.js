@@ -13,6 +13,7 @@ function picturesSection(data) {
     : "Wrong predictions, the surest first.";
   return [
     note(`${order} As the model sees them; pictures of your own images, kept in this file alone.`),
+    data.worstLeftOut ? note(`The next ${plural(data.worstLeftOut, "image")} would make this page larger than 5 MB.`) : null,
     ...pictureList(rows),
   ];
 }
