@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is first imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest runs a process per core; read when torch is first imported
 os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "0")  # waiting threads leave the cores to other tests
 
 from intvit.libraries import prepare_imports
