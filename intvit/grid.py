@@ -92,7 +92,7 @@ class Grid:
         return cls(scale, low.double() - first * scale, dtype)
 
     def no_finer_than(self, step: Tensor) -> "Grid":
-        """The same grid with steps of at least `step` `[1]`; its offset stays."""
+        """The same grid with steps of at least `step`, `[1]` or `[C]`; its offset stays."""
         return self if bool((self.scale >= step).all()) else replace(self, scale=self.scale.clamp(min=step))
 
     def repeated(self, times: int) -> "Grid":

@@ -57,10 +57,20 @@ def table_of(function: Function, grid: Grid, out: Grid) -> Tensor:
     return torch.round(steps * 2 ** (SHIFTS[out.dtype] - STEP_BITS)).clamp(*INT16).to(torch.int16)
 
 
+def finite_knots(function: Function, grid: Grid) -> Tensor:
+    """The knots at which the function is finite, float64."""
+    return _knots(grid)[torch.isfinite(_values(function, grid))]
+
+
+def _knots(grid: Grid) -> Tensor:
+    """float64 `[257]`."""
+    places: Tensor = (torch.arange(KNOTS, dtype=torch.float64) + FIRST) * 2**STEP_BITS * grid.scale
+    return places + grid.offset
+
+
 def _values(function: Function, grid: Grid) -> Tensor:
     """The function at the knots, float64 `[257]`."""
-    places = (torch.arange(KNOTS, dtype=torch.float64) + FIRST) * 2**STEP_BITS
-    return evaluate(function, places * grid.scale + grid.offset).expand(KNOTS)
+    return evaluate(function, _knots(grid)).expand(KNOTS)
 
 
 def _filled(values: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intvit.grid import Grid
+from intvit.grids import BIAS_RANGE
 from intvit.rounding.on_grid import straight_through
 
 NEARNESS = 0.45
@@ -33,6 +35,19 @@ class Layer:
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
+
+    def with_room_for(self, bias: Tensor) -> "Layer":
+        """A row whose weights are nearly 0 beside a bias `[N]` gets the step at which the bias fits its integers.
+
+        The integers of the bias hold the offsets of the input's grid too, as far as these can move the row.
+        """
+        step = self.step.double()[:, None]
+        offsets = (self.grid.offset / self.grid.scale).abs().expand(self.real.shape[1])
+        least = (bias.double().abs() + (self.real.double() * step).abs() @ offsets)[:, None] / BIAS_RANGE
+        tight = step < least
+        real = torch.where(tight, self.real * (step / least).float(), self.real)
+        integers = torch.where(tight, real.round().clamp(-self.largest, self.largest), self.integers)
+        return replace(self, integers=integers, real=real, step=torch.where(tight, least, step)[:, 0].float())
 
 
 class TrainedGrid:

@@ -34,3 +34,12 @@ def straight_through(x: Tensor, grid: Grid, scale: Tensor | None = None, offset:
     offset = grid.offset.float() if offset is None else offset
     inside = ((x - offset) / scale).clamp(*grid.ends)
     return (inside + (nearest(inside.detach(), grid) - inside.detach())) * scale + offset
+
+
+def finite_gradient(x: Tensor) -> Tensor:
+    """`x`; what is infinite or no number in its gradient, as that of a root at 0, is 0."""
+    if not x.requires_grad:
+        return x
+    same = x.view_as(x)
+    same.register_hook(lambda gradient: gradient.nan_to_num(0.0, 0.0, 0.0))
+    return same

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from intvit import floatops
+from intvit.rounding.on_grid import finite_gradient
 from intvit.stages import FloatGraph
 
 IMAGES = 48
@@ -78,6 +79,11 @@ class _Recorder(fx.Interpreter):
             result.retain_grad()
             self.results[n.name] = result
         return result
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is floatops.pointwise:
+            args = (finite_gradient(args[0]), *args[1:])
+        return super().call_function(target, args, kwargs)
 
 
 def _answer(output: Tensor, generator: torch.Generator) -> Tensor:
