@@ -66,9 +66,10 @@ def quantize(
     `weights`.
     `data`: a folder of images, float32 `[C, H, W]` or `[N, C, H, W]` arrays or tensors (one, an iterable, a
     DataLoader), `.npy`, `.npz`, or a callable that gives one of these. `preprocessing` overrides the model's own.
-    `preset`: `default`, `accurate` (weights rounded with care, minutes instead of seconds) or `paper`. `bits`: of the
-    weights and the operands of products, such as `W4A8`; fewer than 8 of either are rounded with care. `mixed`: 4 or 8
-    bits for each layer's weights, by what they cost the answers, so that all take `budget` (0.7) of their bytes at 8.
+    `preset`: `default`, `accurate` (queries and keys equalized, tokens weighed: about twice the time) or `paper`.
+    `bits`: of the weights and the operands of products, such as `W4A8`; with fewer than 8 of either, blocks are
+    trained. `mixed`: 4 or 8 bits for each layer's weights, by what they cost the answers, so that all take `budget`
+    (0.7) of their bytes at 8.
     `labels`: a name per class. `observer`: `auto`, `minmax`, `mse` or `percentile:FRACTION`. `refine` is given
     the calibrated graph, the float graph and the images, and returns what is lowered instead (`intvit.finetune`).
     `progress` is told the stage and the number of images done.
@@ -111,10 +112,11 @@ def quantize(
                 kept.append(chunk[:NOISE_IMAGES])
             yield chunk
 
-    if preset == "accurate" or not width.whole:
-        source, calibrated = round_model(captured, list(pixels()), grid, policy, width, progress)
-    else:
+    if policy.published:
         calibrated = calibrate(source, pixels(), grid, policy, lambda done: progress("calibrate", done))
+    else:
+        chunks, accurate = list(pixels()), preset == "accurate"
+        source, calibrated = round_model(captured, chunks, grid, policy, width, accurate, progress)
     if refine is not None:
         calibrated = refine(calibrated, source, images)
     progress("lower", 0)

@@ -35,13 +35,13 @@ ClassNames = Annotated[
     Path | None, typer.Option("--class-names", help="A class name per line, kept in the model for `run`.")
 ]
 Preset = Annotated[
-    str, typer.Option("--preset", help="default, accurate (rounds with care, in minutes) or paper (as published).")
+    str, typer.Option("--preset", help="default, accurate (weighs tokens, twice the time) or paper (as published).")
 ]
 Width = Annotated[
     str,
     typer.Option(
         "--bits",
-        help="Of weights and activations: W8A8, W4A8, W6A6, W4A4, mixed (--budget); fewer are rounded with care.",
+        help="Of weights and activations: W8A8, W4A8, W6A6, W4A4, mixed (--budget); fewer are trained, in minutes.",
     ),
 ]
 Budget = Annotated[

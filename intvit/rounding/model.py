@@ -1,6 +1,18 @@
-"""From a captured model to a calibrated graph whose weights are rounded with care: `--preset accurate`, few bits."""
+"""From a captured model to a calibrated graph whose weights are rounded for what their layers give.
+
+| bits       | weights                                                                                           |
+|------------|---------------------------------------------------------------------------------------------------|
+| W8A8       | GPTQ, each layer on what the rounded layers before it leave                                       |
+| `accurate` | queries and keys equalized before, tokens weighed by the gradient of the answer                   |
+| fewer      | the same, a target that takes up the errors of the layers before, the roundings of blocks trained |
+
+DeiT-T, 1200 images, W8A8, cosine of the logits and agreement with float: 0.9973 and 98.42 % where weights are rounded
+to the nearest, 0.9976 and 98.58 % by GPTQ, 0.9977 and 98.83 % `accurate`. The target, which helps few bits, fits a
+hundred images too well at eight (0.9955, 98.42 %), and so does training (0.9972 after GPTQ at 0.9977).
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -18,6 +30,7 @@ from intvit.rounding.budget import Budget
 from intvit.rounding.equalize import equalized
 from intvit.rounding.sensitivity import sensitivities
 from intvit.rounding.sequence import Plan, round_weights
+from intvit.rounding.target import RIDGE
 from intvit.rounding.training import Recipe
 from intvit.stages import CalibratedGraph, FloatGraph
 
@@ -27,6 +40,8 @@ MEMORY = 1 << 29
 """Bytes of the largest tensor of these images."""
 
 RECIPE = Recipe()
+COARSE = 4
+"""Bits of activations. W4A4, DeiT-T: cosine 0.778 after 200 steps and 0.799 after 500, top-1 74.9 and 75.3 %."""
 
 
 def round_model(
@@ -35,6 +50,7 @@ def round_model(
     input_grid: InputGrid,
     policy: Policy,
     bits: Bits,
+    accurate: bool = False,
     progress: Callable[[str, int], None] = lambda stage, done: None,
 ) -> tuple[FloatGraph, CalibratedGraph]:
     """The float graph that is calibrated, and its grids with weights that lie on them.
@@ -42,8 +58,8 @@ def round_model(
     `pixels`: chunks uint8 `[N, H, W, C]`, read twice. Raises `IntvitError` for a budget that is too small.
     """
     budget = None if bits.budget is None else Budget.of(captured, bits.budget)
-    seen, _ = observe(hoist_selection(captured), pixels, input_grid, Policy("minmax"))
-    whole = equalized(captured, seen)
+    careful = accurate or not bits.whole
+    whole = _equalized(captured, pixels, input_grid) if careful else captured
     source = hoist_selection(whole)
     calibrated = calibrate(source, pixels, input_grid, policy, lambda done: progress("calibrate", done))
     chosen = np.concatenate(pixels)[: _images(whole)]
@@ -56,7 +72,18 @@ def round_model(
     def width(node: fx.Node) -> int:
         return WIDEST if keeps_whole(node) else mixed.get(node.name, bits.weights)
 
-    return source, round_weights(whole, calibrated, images, Plan(width, RECIPE), _counted("round", progress))
+    plan = Plan(width, careful) if bits.whole else Plan(width, careful, RIDGE, recipe(bits))
+    return source, round_weights(whole, calibrated, images, plan, _counted("round", progress))
+
+
+def recipe(bits: Bits) -> Recipe:
+    """How blocks are trained. The errors of few levels are so large that more steps do not fit them too well."""
+    return replace(RECIPE, steps=RECIPE.steps * 5 // 2) if bits.activations <= COARSE else RECIPE
+
+
+def _equalized(captured: FloatGraph, pixels: Sequence[NDArray[np.uint8]], input_grid: InputGrid) -> FloatGraph:
+    seen, _ = observe(hoist_selection(captured), pixels, input_grid, Policy("minmax"))
+    return equalized(captured, seen)
 
 
 def _counted(stage: str, progress: Callable[[str, int], None]) -> Callable[[str], None]:

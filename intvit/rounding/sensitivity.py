@@ -27,6 +27,7 @@ from intvit.nodes import arguments
 from intvit.rounding.evaluate import origin
 from intvit.rounding.sequence import round_layer, rows
 from intvit.rounding.streams import Streams
+from intvit.rounding.target import RIDGE
 from intvit.rounding.tokens import energies, shares
 from intvit.stages import CalibratedGraph, FloatGraph
 
@@ -63,7 +64,7 @@ def sensitivities(
         others = slice(1, None, 2) if len(x) > 1 else slice(None)
         judging = rows(x[others], y[others, :, :1], token_weight).xx
         found[node.name] = {
-            bits: loss(round_layer(weight, grid, rounding, bits).weight - weight, judging, energy.per_image)
+            bits: loss(round_layer(weight, grid, rounding, bits, RIDGE).weight - weight, judging, energy.per_image)
             for bits in choices
         }
     return found

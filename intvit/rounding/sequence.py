@@ -15,8 +15,8 @@ from torch import Tensor, fx
 
 from intvit import floatops
 from intvit.grid import Grid, Role
-from intvit.grids import BIAS_RANGE
 from intvit.nodes import arguments
+from intvit.roles import heads_reading
 from intvit.rounding.constants import give_constants
 from intvit.rounding.evaluate import origin
 from intvit.rounding.gptq import rounded
@@ -37,9 +37,15 @@ SHARES = {8: (1.0,), 7: (1.0,), 6: (0.8, 1.0), 5: (0.8, 1.0), 4: (0.6, 0.8, 1.0)
 
 @dataclass(frozen=True)
 class Plan:
-    """`bits` of a linear layer's weights, and how the layers of a block are trained together, if at all."""
+    """`bits` of a linear layer's weights; how much is done for them.
+
+    `by_tokens`: tokens weigh what they mean for the answer. `ridge`: of the target, the float weights without.
+    `recipe`: the layers of a block are trained together.
+    """
 
     bits: Callable[[fx.Node], int]
+    by_tokens: bool = False
+    ridge: float | None = None
     recipe: Recipe | None = None
 
 
@@ -68,7 +74,7 @@ class _Rounding:
     def __init__(self, source: FloatGraph, calibrated: CalibratedGraph, images: Tensor, plan: Plan) -> None:
         self._module, self._calibrated, self._plan = source.module, calibrated, plan
         self._kept = {node.name for node in _linear(calibrated.source)}
-        self._weights = token_weights(source, images)
+        self._weights = token_weights(source, images) if plan.by_tokens else {}
         self._entry = images
         parts = segments(source.module.graph) if plan.recipe is not None else []
         self._entries, self._ends = {part.entry.name for part in parts}, {part.nodes[-1].name: part for part in parts}
@@ -94,8 +100,9 @@ class _Rounding:
         weight = self._module.get_buffer(str(arguments(node)[1].target))
         statistics = rows(x, self.streams.float[node.name], self._weights.get(node.name))
         grid = self._calibrated.grid(origin(source), Role.PRODUCT)
-        self._layers[node.name] = round_layer(weight, grid, statistics, self._plan.bits(node))
-        return self._layers[node.name](x)
+        self._layers[node.name] = layer = round_layer(weight, grid, statistics, self._plan.bits(node), self._plan.ridge)
+        self._calibrated = no_finer_than_sums(self._calibrated, node, layer.step.double())
+        return layer(x)
 
     def _train(self, segment: Segment, wanted: Tensor) -> Tensor:
         """The layers of a segment, together; what leaves it then."""
@@ -106,7 +113,7 @@ class _Rounding:
         batches = Batches(self._entry, wanted, self._plan.recipe.images)
         loss = WeightedError(self._weights.get(segment.layers[-1].name), wanted)
         trained, found = train(piece, layers, grids, batches, loss, self._plan.recipe)
-        self._layers |= trained
+        self._layers |= {name: layer.with_room_for(layer.bias) for name, layer in trained.items()}
         for key, grid in found.items():
             self._calibrated = replace(self._calibrated, grids={**self._calibrated.grids, key: grid})
         piece = replace(piece, calibrated=self._calibrated)
@@ -123,27 +130,30 @@ def rows(x: Tensor, y: Tensor, token_weight: Tensor | None) -> Moments:
     return moments(x.flatten(0, 1), y.flatten(0, 1), weight)
 
 
-def round_layer(weight: Tensor, grid: Grid, found: Moments, bits: int) -> Layer:
-    """`weight` `[N, K]` in float, for an input on `grid`."""
+def round_layer(weight: Tensor, grid: Grid, found: Moments, bits: int, ridge: float | None = None) -> Layer:
+    """`weight` `[N, K]` in float, for an input on `grid`; the `target` of this ridge takes its place."""
     columns, largest = grid.scale.expand(weight.shape[1]), (1 << (bits - 1)) - 1
-    wanted = target(weight, found) * columns.float()
+    wanted = (weight if ridge is None else target(weight, found, ridge)) * columns.float()
     integers, step = rounded(wanted, found.xx / (columns * columns[:, None]), largest, SHARES[bits])
-    integers, step = _with_room_for_bias(wanted, integers, step, found.y_mean.abs() + _reach(wanted, grid))
     layer = Layer(integers, wanted / step.float()[:, None], step.float(), torch.zeros(len(step)), grid, largest)
+    layer = layer.with_room_for(found.y_mean)
     return replace(layer, bias=(found.y_mean - layer.weight.double() @ found.x_mean).float())
 
 
-def _reach(folded: Tensor, grid: Grid) -> Tensor:
-    """How far the offsets of the input's grid move each row, at most."""
-    return folded.double().abs() @ (grid.offset / grid.scale).abs().expand(folded.shape[1])
+def no_finer_than_sums(calibrated: CalibratedGraph, node: fx.Node, step: Tensor) -> CalibratedGraph:
+    """Queries, keys and values on grids no finer than the steps `[N]` of the layer's sums, of which they are made.
 
-
-def _with_room_for_bias(wanted: Tensor, integers: Tensor, step: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """A row whose weights are nearly 0 beside its bias gets the step at which the bias fits its integers."""
-    least = bias / BIAS_RANGE
-    tight = step < least
-    step = torch.where(tight, least, step)
-    return torch.where(tight[:, None], (wanted / step.float()[:, None]).round(), integers), step
+    Those that hardly differ from token to token have far finer ones, which tell nothing and which no requantization
+    reaches. Other roles keep theirs: what follows from the grid is fixed.
+    """
+    for role in (Role.SCORE, Role.VALUE):
+        grid = calibrated.grids.get((node.name, role))
+        if grid is not None:
+            size = len(step) // (heads_reading(node) if role is Role.SCORE else len(step))
+            least = step.unflatten(0, (-1, size)).amax(1).repeat_interleave(size)
+            coarser = grid.no_finer_than(least)
+            calibrated = replace(calibrated, grids={**calibrated.grids, (node.name, role): coarser})
+    return calibrated
 
 
 def with_weights(calibrated: CalibratedGraph, found: Mapping[str, Layer]) -> CalibratedGraph:

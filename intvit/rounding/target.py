@@ -15,7 +15,7 @@ from intvit.rounding.statistics import Moments
 RIDGE = 0.05
 
 
-def target(weight: Tensor, found: Moments, ridge: float = RIDGE) -> Tensor:
+def target(weight: Tensor, found: Moments, ridge: float) -> Tensor:
     """`W'`, float32 `[N, K]`."""
     energy = found.xx.diagonal().mean().clamp(min=1e-30)
     damped = found.xx + ridge * energy * torch.eye(len(found.xx), dtype=torch.float64)

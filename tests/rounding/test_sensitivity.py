@@ -19,6 +19,7 @@ from intvit.passes.hoist_selection import hoist_selection
 from intvit.rounding.sensitivity import loss, sensitivities
 from intvit.rounding.sequence import round_layer, rows
 from intvit.rounding.statistics import moments
+from intvit.rounding.target import RIDGE
 from intvit.rounding.tokens import energies
 from intvit.stages import CalibratedGraph, FloatGraph
 
@@ -97,7 +98,7 @@ def divergences(graph: FloatGraph, images: Tensor, bits: int) -> dict[str, float
         buffers = [module.get_buffer(str(x.target)) for x in arguments(node)[1:]]
         before = [buffer.clone() for buffer in buffers]
         moments_of = rows(values[source.name], values[node.name], None)
-        layer = round_layer(buffers[0], grids.grid(source, Role.PRODUCT), moments_of, bits)
+        layer = round_layer(buffers[0], grids.grid(source, Role.PRODUCT), moments_of, bits, RIDGE)
         for buffer, value in zip(buffers, (layer.weight, layer.bias), strict=True):
             buffer.copy_(value)
         changed = graph(images)[0].log_softmax(-1)

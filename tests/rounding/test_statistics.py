@@ -5,7 +5,7 @@ import torch
 
 from intvit.rounding import statistics
 from intvit.rounding.statistics import moments
-from intvit.rounding.target import target
+from intvit.rounding.target import RIDGE, target
 
 X = torch.randn(300, 7, generator=torch.Generator().manual_seed(0)) + 3
 Y = torch.randn(300, 4, generator=torch.Generator().manual_seed(1)) - X[:, :4]
@@ -43,4 +43,4 @@ def test_the_target_undoes_what_happened_to_the_input() -> None:
 
 def test_a_layer_whose_input_is_as_it_was_keeps_its_weights() -> None:
     weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(2))
-    assert torch.allclose(target(weight, moments(X, X @ weight.T + 2)), weight, atol=1e-4)
+    assert torch.allclose(target(weight, moments(X, X @ weight.T + 2), RIDGE), weight, atol=1e-4)
