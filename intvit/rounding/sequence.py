@@ -27,7 +27,7 @@ from intvit.rounding.segments import Segment, segments
 from intvit.rounding.statistics import Moments, moments
 from intvit.rounding.streams import AT_ONCE, Streams
 from intvit.rounding.target import target
-from intvit.rounding.tokens import token_weights
+from intvit.rounding.tokens import energies, shares, shares_of_read
 from intvit.rounding.training import Piece, Recipe, train
 from intvit.stages import CalibratedGraph, FloatGraph, copy_of
 
@@ -74,7 +74,9 @@ class _Rounding:
     def __init__(self, source: FloatGraph, calibrated: CalibratedGraph, images: Tensor, plan: Plan) -> None:
         self._module, self._calibrated, self._plan = source.module, calibrated, plan
         self._kept = {node.name for node in _linear(calibrated.source)}
-        self._weights = token_weights(source, images) if plan.by_tokens else {}
+        found = energies(source, images) if plan.by_tokens else {}
+        self._weights = {name: shares(energy.tokens) for name, energy in found.items()}
+        self._weights_of_read = {name: shares_of_read(energy.tokens) for name, energy in found.items()}
         self._entry = images
         parts = segments(source.module.graph) if plan.recipe is not None else []
         self._entries, self._ends = {part.entry.name for part in parts}, {part.nodes[-1].name: part for part in parts}
@@ -111,7 +113,7 @@ class _Rounding:
         piece = Piece(self._calibrated, self._module, segment.entry.name, segment.nodes)
         grids = open_grids(self._calibrated, segment)
         batches = Batches(self._entry, wanted, self._plan.recipe.images)
-        loss = WeightedError(self._weights.get(segment.layers[-1].name), wanted)
+        loss = WeightedError(self._weights_of_read.get(segment.layers[-1].name), wanted)
         trained, found = train(piece, layers, grids, batches, loss, self._plan.recipe)
         self._layers |= {name: layer.with_room_for(layer.bias) for name, layer in trained.items()}
         for key, grid in found.items():

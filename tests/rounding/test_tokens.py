@@ -8,10 +8,14 @@ from torch import Tensor, nn
 from intvit import floatops
 from intvit.frontend import capture
 from intvit.rounding import tokens
-from intvit.rounding.tokens import LARGEST_SHARE, token_weights
+from intvit.rounding.tokens import LARGEST_SHARE, energies, shares, shares_of_read
 from intvit.stages import FloatGraph
 
 IMAGES = torch.from_numpy(tiny.GRID.normalized(tiny.pixels(16)))
+
+
+def token_weights(graph: FloatGraph, images: Tensor) -> dict[str, Tensor]:
+    return {name: shares(energy.tokens) for name, energy in energies(graph, images).items()}
 
 
 def layers(graph: FloatGraph) -> list[torch.fx.Node]:
@@ -59,3 +63,18 @@ def test_the_same_every_time() -> None:
     graph = capture(tiny.small(), tiny.SHAPE)
     first, second = token_weights(graph, IMAGES), token_weights(graph, IMAGES)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_tokens_that_nothing_reads_have_no_part_in_a_blocks_loss() -> None:
+    """Behind the last block only the class token is read, and grids hold its values alone."""
+    graph = capture(tiny.vit(), tiny.SHAPE)
+    last = layers(graph)[-2]
+    found = energies(graph, IMAGES)
+    assert shares_of_read(found[last.name].tokens).tolist() == [17, *[0] * 16]
+    keys = next(node for node in layers(graph) if bool((found[node.name].tokens > 0).all()))
+    assert torch.equal(shares_of_read(found[keys.name].tokens), shares(found[keys.name].tokens))
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_without_a_gradient_all_are_alike(tokens: int) -> None:
+    assert shares_of_read(torch.zeros(tokens)).tolist() == [1] * tokens
