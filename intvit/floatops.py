@@ -63,8 +63,18 @@ def attention(
     mask = None if bias is None else bias[list(kinds)]
     if isinstance(scale, tuple):
         queries, scale = queries * torch.tensor(scale).reshape(-1, 1, 1), 1.0
-    result = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
+    if mask is None:
+        result = _attention_in_blocks(queries, keys, values, scale)
+    else:
+        result = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
     return result.transpose(2, 3).flatten(3).flatten(1, 2)
+
+
+def _attention_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """torch's kernel that keeps no scores takes four dimensions: 1370 tokens would take gigabytes of them."""
+    q, k, v = (x.flatten(0, 1) for x in (queries, keys, values))
+    result: Tensor = F.scaled_dot_product_attention(q, k, v, scale=scale).unflatten(0, queries.shape[:2])
+    return result
 
 
 def heads_of_windows(x: Tensor, windows: int, heads: int) -> Tensor:

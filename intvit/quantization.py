@@ -66,7 +66,7 @@ def quantize(
     `weights`.
     `data`: a folder of images, float32 `[C, H, W]` or `[N, C, H, W]` arrays or tensors (one, an iterable, a
     DataLoader), `.npy`, `.npz`, or a callable that gives one of these. `preprocessing` overrides the model's own.
-    `preset`: `default`, `accurate` (queries and keys equalized, tokens weighed: about twice the time) or `paper`.
+    `preset`: `default`, `accurate` (queries and keys equalized; of fewer bits, blocks trained longer) or `paper`.
     `bits`: of the weights and the operands of products, such as `W4A8`; with fewer than 8 of either, blocks are
     trained. `mixed`: 4 or 8 bits for each layer's weights, by what they cost the answers, so that all take `budget`
     (0.7) of their bytes at 8.

@@ -34,9 +34,7 @@ Calib = Annotated[int, typer.Option("--calib", min=1, help="Images to calibrate 
 ClassNames = Annotated[
     Path | None, typer.Option("--class-names", help="A class name per line, kept in the model for `run`.")
 ]
-Preset = Annotated[
-    str, typer.Option("--preset", help="default, accurate (weighs tokens, twice the time) or paper (as published).")
-]
+Preset = Annotated[str, typer.Option("--preset", help="default, accurate (slower) or paper (as published).")]
 Width = Annotated[
     str,
     typer.Option(

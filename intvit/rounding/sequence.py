@@ -39,12 +39,10 @@ SHARES = {8: (1.0,), 7: (1.0,), 6: (0.8, 1.0), 5: (0.8, 1.0), 4: (0.6, 0.8, 1.0)
 class Plan:
     """`bits` of a linear layer's weights; how much is done for them.
 
-    `by_tokens`: tokens weigh what they mean for the answer. `ridge`: of the target, the float weights without.
-    `recipe`: the layers of a block are trained together.
+    `ridge`: of the target, the float weights without. `recipe`: the layers of a block are trained together.
     """
 
     bits: Callable[[fx.Node], int]
-    by_tokens: bool = False
     ridge: float | None = None
     recipe: Recipe | None = None
 
@@ -74,7 +72,7 @@ class _Rounding:
     def __init__(self, source: FloatGraph, calibrated: CalibratedGraph, images: Tensor, plan: Plan) -> None:
         self._module, self._calibrated, self._plan = source.module, calibrated, plan
         self._kept = {node.name for node in _linear(calibrated.source)}
-        found = energies(source, images) if plan.by_tokens else {}
+        found = energies(source, images)
         self._weights = {name: shares(energy.tokens) for name, energy in found.items()}
         self._weights_of_read = {name: shares_of_read(energy.tokens) for name, energy in found.items()}
         self._entry = images

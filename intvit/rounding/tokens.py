@@ -20,6 +20,8 @@ from intvit.stages import FloatGraph
 
 IMAGES = 48
 AT_ONCE = 8
+MEMORY = 1 << 31
+"""Bytes that the results of all operations and their gradients may take."""
 LARGEST_SHARE = 0.5
 """Of one token: the images' other tokens are what keeps a layer from fitting a hundred rows too well."""
 SEED = 0
@@ -46,7 +48,7 @@ def energies(graph: FloatGraph, images: Tensor) -> dict[str, Energy]:
     """Of each linear layer that the answer depends on; `images` are normalized."""
     found: dict[str, Energy] = {}
     generator = torch.Generator().manual_seed(SEED)
-    for chunk in images[:IMAGES].split(AT_ONCE):
+    for chunk in images[:IMAGES].split(_at_once(graph)):
         recorder = _Recorder(graph.module)
         with torch.enable_grad():
             outputs = recorder.run(chunk)
@@ -57,6 +59,13 @@ def energies(graph: FloatGraph, images: Tensor) -> dict[str, Energy]:
                 energy = Energy(squares.sum((0, 2)), squares.sum((0, 1)), len(chunk))
                 found[name] = found[name] + energy if name in found else energy
     return found
+
+
+def _at_once(graph: FloatGraph) -> int:
+    """Images whose results fit the memory, 1 at least."""
+    shapes = [node.meta["shape"] for node in graph.module.graph.nodes if node.op == "call_function"]
+    values: int = sum(tokens * channels for tokens, channels in shapes)
+    return max(1, min(AT_ONCE, MEMORY // (2 * 4 * values)))
 
 
 class _Recorder(fx.Interpreter):

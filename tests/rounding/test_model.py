@@ -21,7 +21,8 @@ from intvit.integer_model import IntegerModel
 from intvit.nodes import arguments
 from intvit.passes.pipeline import PASSES
 from intvit.preprocess import Preprocessing
-from intvit.rounding.model import round_model
+from intvit.rounding import sequence
+from intvit.rounding.model import recipe, round_model
 from intvit.verify.bit_exact import prove_bit_exact
 from intvit.verify.no_float import prove_no_float
 
@@ -87,6 +88,17 @@ def test_exact_in_every_form(bits: str, tmp_path: Path) -> None:
     again = intvit.load(tmp_path / "m.intvit")
     assert again.metadata.bits == bits
     prove_bit_exact(again, found)
+
+
+def test_a_layer_serves_the_tokens_that_the_answer_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_tokens = model("W8A8")
+    monkeypatch.setattr(sequence, "energies", lambda graph, images: {})
+    alike = intvit.quantize(tiny.vit(), IMAGES, calib=48, preprocessing=PREPROCESSING)
+    assert error(by_tokens) < error(alike)
+
+
+def test_accurate_trains_longer() -> None:
+    assert recipe(Bits(4, 8), accurate=True).steps == recipe(Bits(4, 4)).steps > recipe(Bits(4, 8)).steps
 
 
 def test_the_same_every_time() -> None:

@@ -40,8 +40,9 @@ def test_the_class_token_is_what_the_last_block_is_for() -> None:
     assert float(found[last.name][0]) == pytest.approx(LARGEST_SHARE * 17, rel=1e-4)
 
 
-def test_against_the_gradient_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind the layer each token has a factor of its own: its square is what the token weighs."""
+@pytest.mark.parametrize("memory", [1, 1 << 31])
+def test_against_the_gradient_of_torch(monkeypatch: pytest.MonkeyPatch, memory: int) -> None:
+    """Behind the layer each token has a factor of its own: its square is what the token weighs, for any memory."""
 
     class Tower(nn.Module):
         def __init__(self) -> None:
@@ -53,6 +54,7 @@ def test_against_the_gradient_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
             return self.patch(image).flatten(2).mT * self.gain
 
     monkeypatch.setattr(tokens, "LARGEST_SHARE", 1.0)
+    monkeypatch.setattr(tokens, "MEMORY", memory)
     graph = capture(Tower().eval(), tiny.SHAPE)
     (weight,) = token_weights(graph, IMAGES).values()
     expected = torch.tensor([1.0, 4, 9, 16] * 4)
@@ -72,7 +74,7 @@ def test_tokens_that_nothing_reads_have_no_part_in_a_blocks_loss() -> None:
     found = energies(graph, IMAGES)
     assert shares_of_read(found[last.name].tokens).tolist() == [17, *[0] * 16]
     keys = next(node for node in layers(graph) if bool((found[node.name].tokens > 0).all()))
-    assert torch.equal(shares_of_read(found[keys.name].tokens), shares(found[keys.name].tokens))
+    torch.testing.assert_close(shares_of_read(found[keys.name].tokens), shares(found[keys.name].tokens))
 
 
 @pytest.mark.parametrize("tokens", [1, 5])
