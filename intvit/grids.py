@@ -67,6 +67,8 @@ class Policy:
     published: bool = False
     activations: int = 8
     """Bits of the operands of products."""
+    codebook: str = "kmeans"
+    """Of fewer than 8, behind activation functions."""
 
 
 PRESETS = {"default": Policy(), "accurate": Policy(), "paper": Policy("minmax", published=True)}
@@ -194,9 +196,9 @@ def _grid(
     if role is Role.PRODUCT and not policy.published:
         if node.target is floatops.gelu:
             bounds = widened(observer.bounds(1), torch.tensor([2.0**-GELU_FRACTION]))
-            return activated(bounds, observer, bits)
+            return activated(bounds, observer, bits, policy.codebook)
         if node.target is floatops.pointwise:
-            return activated(observer.bounds(1), observer, bits)
+            return activated(observer.bounds(1), observer, bits, policy.codebook)
         if stored_role(node) is Role.PRODUCT and node.target in NORMALIZATIONS:
             return affine(*widened(expected(observer, bits), _normalized_step(module, node, observer)), bits)
         return around(offset, expected(observer, bits), bits)

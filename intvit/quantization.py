@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from intvit._version import __version__
 from intvit.bits import Bits
 from intvit.calibrate import calibrate
+from intvit.codebook import CODEBOOKS
 from intvit.data import Batch, Source
 from intvit.errors import IntvitError
 from intvit.files import check_folder
@@ -49,6 +50,7 @@ def quantize(
     bits: str = "W8A8",
     budget: float | None = None,
     observer: str | None = None,
+    codebook: str = "kmeans",
     calib: int = 100,
     batch: int = 10,
     preprocessing: Preprocessing | None = None,
@@ -70,8 +72,9 @@ def quantize(
     `bits`: of the weights and the operands of products, such as `W4A8`; with fewer than 8 of either, blocks are
     trained. `mixed`: 4 or 8 bits for each layer's weights, by what they cost the answers, so that all take `budget`
     (0.7) of their bytes at 8.
-    `labels`: a name per class. `observer`: `auto`, `minmax`, `mse` or `percentile:FRACTION`. `refine` is given
-    the calibrated graph, the float graph and the images, and returns what is lowered instead (`intvit.finetune`).
+    `labels`: a name per class. `observer`: `auto`, `minmax`, `mse` or `percentile:FRACTION`. `codebook`:
+    `kmeans` or `tangent`, levels behind activation functions of fewer than 8 bits. `refine` is given the calibrated
+    graph, the float graph and the images, and returns what is lowered instead (`intvit.finetune`).
     `progress` is told the stage and the number of images done.
 
     Raises `IntvitError` for bad input, `UnsupportedOp` with every operation that has no integer form, `VerifyError`
@@ -83,7 +86,9 @@ def quantize(
     width = Bits.of(bits, budget)
     if not width.whole and PRESETS[preset].published:
         raise IntvitError(f"the preset {preset} is W8A8, as published: use the preset default with {width}")
-    policy = replace(PRESETS[preset], activations=width.activations)
+    if codebook not in CODEBOOKS:
+        raise IntvitError(f"unknown codebook {codebook!r}: choose {' or '.join(CODEBOOKS)}")
+    policy = replace(PRESETS[preset], activations=width.activations, codebook=codebook)
     policy = policy if observer is None else replace(policy, observer=observer)
     ObserverChoice(policy.observer).make(1)  # refuses an unknown name before any work
     if dump_ir is not None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from intvit.codebook import codebook
+from intvit.codebook import CODEBOOKS, codebook
 from intvit.grid import Grid
 from intvit.levels import looked_up, uniform_levels
 
@@ -18,13 +18,26 @@ def error(table: Tensor) -> float:
     return float((COUNTS * (levels - CENTRES).square()).sum())
 
 
+@pytest.mark.parametrize("kind", CODEBOOKS)
 @pytest.mark.parametrize("bits", [3, 4, 5, 6])
-def test_few_levels_where_the_values_are(bits: int) -> None:
-    table = codebook(GRID, CENTRES, COUNTS, 1 << bits)
+def test_few_levels_where_the_values_are(bits: int, kind: str) -> None:
+    table = codebook(GRID, CENTRES, COUNTS, 1 << bits, kind)
     assert table.dtype == torch.int8 and len(table) == 256 and len(table.unique()) <= 1 << bits
     assert error(table) < 0.5 * error(uniform_levels(bits))
     assert torch.equal(looked_up(table, table), table)  # a level is its own level
     assert bool((table.int().diff() >= 0).all())
+
+
+def test_tangent_levels_are_finest_near_both_ends() -> None:
+    ends = torch.exp(-CENTRES.abs() * 3) + torch.exp(-(6 - CENTRES) * 3)
+    steps = codebook(GRID, CENTRES, ends, 16, "tangent").unique().diff()
+    assert int(steps[0]) < int(steps[7]) > int(steps[-1])
+    assert int((steps - steps.flip(0)).abs().max()) <= 1
+
+
+def test_no_levels_are_better_than_those_of_kmeans() -> None:
+    kmeans, tangent = (error(codebook(GRID, CENTRES, COUNTS, 16, kind)) for kind in ("kmeans", "tangent"))
+    assert kmeans < tangent
 
 
 def test_as_many_levels_as_integers_are_the_integers() -> None:
@@ -33,9 +46,10 @@ def test_as_many_levels_as_integers_are_the_integers() -> None:
     assert torch.equal(looked_up(reached, every), reached)
 
 
-def test_a_tensor_of_one_value() -> None:
+@pytest.mark.parametrize("kind", CODEBOOKS)
+def test_a_tensor_of_one_value(kind: str) -> None:
     counts = torch.zeros(5000).double()
     counts[40] = 7
-    table = codebook(GRID, CENTRES, counts, 16)
+    table = codebook(GRID, CENTRES, counts, 16, kind)
     value = GRID.quantize(CENTRES[40:41])
     assert torch.equal(looked_up(value, table), value)

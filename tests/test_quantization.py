@@ -72,6 +72,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "labels": (lambda folder: FLOATS, {"labels": ["one"]}, "1 class names, but the model has 10 classes"),
     "preset": (lambda folder: FLOATS, {"preset": "papr"}, "unknown preset 'papr': choose default, accurate or paper"),
     "observer": (lambda folder: FLOATS, {"observer": "max"}, "unknown observer 'max'"),
+    "codebook": (lambda folder: FLOATS, {"codebook": "log"}, "unknown codebook 'log': choose kmeans or tangent"),
     "nothing": (lambda folder: [], {}, "it gave no images"),
     "raw pixels": (lambda folder: tiny.pixels(2), {}, "raw uint8 images need a preprocessing"),
     "nan": (lambda folder: np.full_like(FLOATS, np.nan), {}, "NaN or inf"),

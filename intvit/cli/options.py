@@ -50,6 +50,9 @@ Observer = Annotated[
     str | None,
     typer.Option("--observer", help="auto, minmax, mse or percentile:FRACTION; by default the preset's."),
 ]
+Codebook = Annotated[
+    str, typer.Option("--codebook", help="kmeans or tangent: levels behind GELU and its like, of fewer than 8 bits.")
+]
 _OWN = "by default the model's own"
 Size = Annotated[str | None, typer.Option("--size", metavar="N|HxW", help=f"The model's input; {_OWN}.")]
 Resize = Annotated[str | None, typer.Option("--resize", metavar="N|HxW", help="Shorter side, or both.")]

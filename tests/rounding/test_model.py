@@ -97,6 +97,12 @@ def test_a_layer_serves_the_tokens_that_the_answer_depends_on(monkeypatch: pytes
     assert error(by_tokens) < error(alike)
 
 
+def test_levels_behind_gelu_may_be_those_of_a_tangent() -> None:
+    found = intvit.quantize(tiny.vit(), IMAGES, calib=48, preprocessing=PREPROCESSING, bits="W4A4", codebook="tangent")
+    assert error(found) < 1 and found.digest != model("W4A4").digest
+    prove_bit_exact(intvit.compile(found), found)
+
+
 def test_accurate_trains_longer() -> None:
     assert recipe(Bits(4, 8), accurate=True).steps == recipe(Bits(4, 4)).steps > recipe(Bits(4, 8)).steps
 
