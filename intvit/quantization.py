@@ -103,11 +103,10 @@ def quantize(
         preprocessing = preprocessing or preprocessing_of(model)
     progress("capture", 0)
     captured = capture(model, input_shape or _shape_of(preprocessing, data))
-    source = hoist_selection(captured)
     if labels is not None:
-        _check_labels(labels, source.output_shapes)
-    images = Source(data, preprocessing, shape=source.input_shape)
-    grid, stream = _input_grid(images, preprocessing, source.input_shape, calib, batch)
+        _check_labels(labels, captured.output_shapes)
+    images = Source(data, preprocessing, shape=captured.input_shape)
+    grid, stream = _input_grid(images, preprocessing, captured.input_shape, calib, batch)
     kept: list[NDArray[np.uint8]] = []
 
     def pixels() -> Iterator[NDArray[np.uint8]]:
@@ -118,6 +117,7 @@ def quantize(
             yield chunk
 
     if policy.published:
+        source = hoist_selection(captured)
         calibrated = calibrate(source, pixels(), grid, policy, lambda done: progress("calibrate", done))
     else:
         chunks, accurate = list(pixels()), preset == "accurate"
