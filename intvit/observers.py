@@ -173,14 +173,16 @@ class ProductError(Histogram):
     section 3.3, without its gradient). Either end is searched by itself, the wider first.
     """
 
-    def __init__(self, importance: Tensor) -> None:
-        """`importance`: of each channel, `[C]`."""
+    def __init__(self, importance: Tensor, tokens: Tensor | None = None) -> None:
+        """`importance`: of each channel, `[C]`; `tokens`: of each token `[T]`, all alike without."""
         super().__init__(importance.numel(), rows=1, bins=FINE_BINS)
         self._importance = importance.double()
+        self._tokens = torch.ones(1) if tokens is None else tokens.double()
 
     def _counted(self, bins: Tensor) -> Tensor:
-        weights = self._importance.expand(bins.shape).flatten()
-        return torch.bincount(bins.flatten(), weights, minlength=self.counts.numel())
+        of_rows = self._tokens.repeat(len(bins) // len(self._tokens))
+        weights = of_rows[:, None] * self._importance
+        return torch.bincount(bins.flatten(), weights.flatten(), minlength=self.counts.numel())
 
     def bounds(self, groups: int) -> tuple[Tensor, Tensor]:
         """For all channels; the extremes where channels are apart, and of too few values to narrow them."""
@@ -218,12 +220,17 @@ class ObserverChoice:
 
     name: str
 
-    def make(self, channels: int, importance: Tensor | None = None, bits: int = 8) -> Observer:
-        """`importance`: of each channel, where one scale serves them all in front of products; `bits` to represent."""
+    def make(
+        self, channels: int, importance: Tensor | None = None, bits: int = 8, tokens: Tensor | None = None
+    ) -> Observer:
+        """`importance`: of each channel, where one scale serves them all in front of products; `bits` to represent.
+
+        `tokens`: what each token weighs there.
+        """
         kind, _, parameter = self.name.partition(":")
         if kind == "auto" and not parameter:
             if importance is not None:
-                return ProductError(importance)
+                return ProductError(importance, tokens)
             return MeanSquaredError(channels, 1 << bits) if bits <= FEW_BITS else MinMax(channels)
         if kind == "minmax" and not parameter:
             return MinMax(channels)

@@ -45,7 +45,7 @@ def compiled(model: intvit.IntegerModel) -> intvit.CompiledModel:
 
 
 def test_it_is_near_float(deit: torch.nn.Module, compiled: intvit.CompiledModel, images: NDArray[np.uint8]) -> None:
-    """Over 1200 images: agreement 99.0 %, cosine 0.9977. Of these, two differ, on one thread and on two."""
+    """Over 1200 images: agreement 99.1 %, cosine 0.9978. Of these, two differ, on one thread and on two."""
     scored = images[CALIBRATE:]
     with torch.inference_mode():
         exact = deit(torch.from_numpy(PROTOCOL.normalize(scored))).numpy()

@@ -170,6 +170,20 @@ def test_one_range_is_that_of_the_least_error_of_the_product() -> None:
     assert all(product_error(x, weight, bounds) < product_error(x, weight, other) for other in others)
 
 
+def test_one_range_serves_the_tokens_that_weigh_most() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 5, 16, generator=generator)
+    x[:, 0] *= 0.2
+    by_first = torch.tensor([4.9996, 0.0001, 0.0001, 0.0001, 0.0001])
+    alike, unequal = ProductError(torch.ones(16)), ProductError(torch.ones(16), by_first)
+    for chunk in x.split(100):
+        alike.update(chunk)
+        unequal.update(chunk)
+    first, weight = x[:, 0], torch.eye(16)
+    assert product_error(first, weight, unequal.bounds(1)) < product_error(first, weight, alike.bounds(1)) / 2
+    assert product_error(x, weight, alike.bounds(1)) < product_error(x, weight, unequal.bounds(1))
+
+
 def test_channels_apart_have_their_extremes() -> None:
     observer = ProductError(torch.ones(4))
     observer.update(values(100))

@@ -27,7 +27,7 @@ from intvit.rounding.segments import Segment, segments
 from intvit.rounding.statistics import Moments, moments
 from intvit.rounding.streams import AT_ONCE, Streams
 from intvit.rounding.target import target
-from intvit.rounding.tokens import energies, shares, shares_of_read
+from intvit.rounding.tokens import Energy, shares, shares_of_read
 from intvit.rounding.training import Piece, Recipe, train
 from intvit.stages import CalibratedGraph, FloatGraph, copy_of
 
@@ -53,13 +53,15 @@ def round_weights(
     calibrated: CalibratedGraph,
     images: Tensor,
     plan: Plan,
+    found: Mapping[str, Energy],
     progress: Callable[[str], None] = lambda name: None,
 ) -> CalibratedGraph:
     """`calibrated` with the weights of its linear layers rounded, and the scales of its coarsest grids trained.
 
-    `source`: the graph over all tokens, of which the calibrated one may compute fewer; `images`: normalized.
+    `source`: the graph over all tokens, of which the calibrated one may compute fewer; `images`: normalized; `found`:
+    the energies of `source`, by which tokens are weighed.
     """
-    rounding = _Rounding(source, calibrated, images, plan)
+    rounding = _Rounding(source, calibrated, images, plan, found)
     for node in rounding.streams.nodes():
         rounding.step(node)
         progress(node.name)
@@ -69,10 +71,11 @@ def round_weights(
 class _Rounding:
     """What is known on the way: the layers that are done, and the grids as they are by then."""
 
-    def __init__(self, source: FloatGraph, calibrated: CalibratedGraph, images: Tensor, plan: Plan) -> None:
+    def __init__(
+        self, source: FloatGraph, calibrated: CalibratedGraph, images: Tensor, plan: Plan, found: Mapping[str, Energy]
+    ) -> None:
         self._module, self._calibrated, self._plan = source.module, calibrated, plan
         self._kept = {node.name for node in _linear(calibrated.source)}
-        found = energies(source, images)
         self._weights = {name: shares(energy.tokens) for name, energy in found.items()}
         self._weights_of_read = {name: shares_of_read(energy.tokens) for name, energy in found.items()}
         self._entry = images

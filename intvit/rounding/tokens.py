@@ -8,6 +8,7 @@ sum stands for `log p(c)`. DeiT-T: the class token has 4 % of it in the first bl
 ninth, and a layer rounded for the average of 197 tokens serves the other 196.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +46,15 @@ class Energy:
 
 
 def energies(graph: FloatGraph, images: Tensor) -> dict[str, Energy]:
-    """Of each linear layer that the answer depends on; `images` are normalized."""
+    """Of each linear layer that the answer depends on; `images`: normalized, left out where an answer is not finite."""
     found: dict[str, Energy] = {}
     generator = torch.Generator().manual_seed(SEED)
     for chunk in images[:IMAGES].split(_at_once(graph)):
         recorder = _Recorder(graph.module)
         with torch.enable_grad():
             outputs = recorder.run(chunk)
+            if not all(bool(torch.isfinite(output).all()) for output in outputs):
+                continue
             torch.stack([_answer(output, generator) for output in outputs]).sum().backward()
         for name, value in recorder.results.items():
             if value.grad is not None:
@@ -110,6 +113,16 @@ def shares(energy: Tensor) -> Tensor:
     excess = float(share.max()) - LARGEST_SHARE
     mixed = excess / (float(share.max()) - 1 / tokens) if excess > 0 else 0.0
     return (mixed * equal + (1 - mixed) * share) * tokens
+
+
+def shares_of_operands(graph: FloatGraph, found: Mapping[str, Energy]) -> dict[str, Tensor]:
+    """`shares` of what linear layers read, by node name: each token weighs what it does in their outputs."""
+    result: dict[str, Tensor] = {}
+    for node in graph.module.graph.nodes:
+        readers = [user.name for user in node.users if user.target is floatops.linear and user.name in found]
+        if readers:
+            result[node.name] = shares(torch.stack([found[name].tokens for name in readers]).sum(0))
+    return result
 
 
 def shares_of_read(energy: Tensor) -> Tensor:

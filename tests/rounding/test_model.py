@@ -21,7 +21,6 @@ from intvit.integer_model import IntegerModel
 from intvit.nodes import arguments
 from intvit.passes.pipeline import PASSES
 from intvit.preprocess import Preprocessing
-from intvit.rounding import sequence
 from intvit.rounding.model import recipe, round_model
 from intvit.verify.bit_exact import prove_bit_exact
 from intvit.verify.no_float import prove_no_float
@@ -92,7 +91,7 @@ def test_exact_in_every_form(bits: str, tmp_path: Path) -> None:
 
 def test_a_layer_serves_the_tokens_that_the_answer_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
     by_tokens = model("W8A8")
-    monkeypatch.setattr(sequence, "energies", lambda graph, images: {})
+    monkeypatch.setattr("intvit.rounding.model.energies", lambda graph, images: {})
     alike = intvit.quantize(tiny.vit(), IMAGES, calib=48, preprocessing=PREPROCESSING)
     assert error(by_tokens) < error(alike)
 

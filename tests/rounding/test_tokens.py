@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from intvit import floatops
 from intvit.frontend import capture
+from intvit.nodes import arguments
 from intvit.rounding import tokens
-from intvit.rounding.tokens import LARGEST_SHARE, energies, shares, shares_of_read
+from intvit.rounding.tokens import LARGEST_SHARE, energies, shares, shares_of_operands, shares_of_read
 from intvit.stages import FloatGraph
 
 IMAGES = torch.from_numpy(tiny.GRID.normalized(tiny.pixels(16)))
@@ -59,6 +60,26 @@ def test_against_the_gradient_of_torch(monkeypatch: pytest.MonkeyPatch, memory: 
     (weight,) = token_weights(graph, IMAGES).values()
     expected = torch.tensor([1.0, 4, 9, 16] * 4)
     assert torch.allclose(weight, expected / expected.mean(), rtol=1e-4)
+
+
+def test_an_operand_weighs_what_its_readers_do() -> None:
+    graph = capture(tiny.vit(), tiny.SHAPE)
+    found = energies(graph, IMAGES)
+    operands = shares_of_operands(graph, found)
+    (query, key, value, *_) = layers(graph)[1:]
+    (norm,) = {arguments(layer)[0] for layer in (query, key, value)}
+    together = sum((found[layer.name].tokens for layer in (query, key, value)), torch.zeros(17))
+    torch.testing.assert_close(operands[norm.name], shares(together))
+    gelu = arguments(layers(graph)[-2])[0]
+    assert int(operands[gelu.name].argmax()) == 0
+
+
+def test_images_without_a_finite_answer_are_left_out() -> None:
+    graph = capture(tiny.small(), tiny.SHAPE)
+    images = IMAGES.clone()
+    images[0] = torch.nan
+    assert energies(graph, images[:8]) == {}
+    assert next(iter(energies(graph, images).values())).images == 8
 
 
 def test_the_same_every_time() -> None:
