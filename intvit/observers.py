@@ -168,9 +168,10 @@ class MeanSquaredError(Histogram):
 class ProductError(Histogram):
     """One range for all channels, at which 256 levels leave the output of the products after it the smallest error.
 
-    An error of channel k reaches the outputs with the energy `importance[k]`, the sum of its squared weights: errors of
-    different channels are taken as independent (the diagonal of the Hessian in PTQ4ViT's metric, arXiv:2111.12293,
-    section 3.3, without its gradient). Either end is searched by itself, the wider first.
+    An error of channel k reaches the outputs with the energy `importance[k]`, the sum of its squared weights, and one
+    of token t weighs what the squared gradient of the answer says (`intvit.rounding.tokens`): errors are taken as
+    independent, the diagonal of the Hessian in PTQ4ViT's metric (arXiv:2111.12293, section 3.3). Either end is searched
+    by itself, the wider first.
     """
 
     def __init__(self, importance: Tensor, tokens: Tensor | None = None) -> None:
