@@ -31,7 +31,8 @@ def calibrate(
 ) -> CalibratedGraph:
     """Observes every tensor on `batches` of pixels (uint8 `[N, H, W, C]`) and fixes its grid.
 
-    `tokens`: what each token `[T]` of a tensor weighs where its range is searched, by node name.
+    `tokens`: what each token `[T]` of a tensor weighs where its range is searched, by node name; all are alike where
+    the graph has fewer of them.
 
     Raises `IntvitError` where there is no image, or where a layer's output is not finite (names the layer).
     """

@@ -1,6 +1,6 @@
 """A few levels on an 8-bit grid where they serve a distribution best, by one of `CODEBOOKS`.
 
-    kmeans     the least squared error there is, in one dimension (Lloyd's algorithm)
+    kmeans     squared error brought down by turns of levels and thresholds (Lloyd's algorithm)
     tangent    y = ½ (1 + tan(a (2x - 1)) / tan a), even steps of y: finer near both ends of the range, `a` by squared
                error (the form that DopQ-ViT's TanQ, arXiv:2408.03291, stands for)
 
@@ -37,7 +37,7 @@ def codebook(grid: Grid, centres: Tensor, counts: Tensor, levels: int, kind: str
 
 def _tangent(weights: Tensor, places: Tensor, levels: int) -> Tensor:
     """Between the first and the last place that has a weight."""
-    seen = places[weights > 0]
+    seen = places[weights > 0] if bool(weights.any()) else places
     low, high = float(seen.min()), float(seen.max())
     tried = [_between(low, high, angle, levels) for angle in ANGLES]
     return min(tried, key=lambda found: float((weights * (_nearest(found, places) - places).square()).sum()))

@@ -64,13 +64,13 @@ def attention(
     if isinstance(scale, tuple):
         queries, scale = queries * torch.tensor(scale).reshape(-1, 1, 1), 1.0
     if mask is None:
-        result = _attention_in_blocks(queries, keys, values, scale)
+        result = _attention_without_bias(queries, keys, values, scale)
     else:
         result = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
     return result.transpose(2, 3).flatten(3).flatten(1, 2)
 
 
-def _attention_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+def _attention_without_bias(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """torch's kernel that keeps no scores takes four dimensions: 1370 tokens would take gigabytes of them."""
     q, k, v = (x.flatten(0, 1) for x in (queries, keys, values))
     result: Tensor = F.scaled_dot_product_attention(q, k, v, scale=scale).unflatten(0, queries.shape[:2])

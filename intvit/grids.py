@@ -72,7 +72,7 @@ class Policy:
 
 
 PRESETS = {"default": Policy(), "accurate": Policy(), "paper": Policy("minmax", published=True)}
-"""`accurate` has the grids of `default`; its weights are rounded with care (`intvit.rounding`)."""
+"""What `accurate` does beyond `default` is in `intvit.rounding.model`."""
 
 
 def scores_name(attention: str) -> str:

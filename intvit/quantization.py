@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.export import ExportedProgram
 
 from intvit._version import __version__
-from intvit.bits import Bits
+from intvit.bits import WIDEST, Bits
 from intvit.calibrate import calibrate
 from intvit.codebook import CODEBOOKS
 from intvit.data import Batch, Source
 from intvit.errors import IntvitError
 from intvit.files import check_folder
 from intvit.frontend import capture
-from intvit.grids import PRESETS
+from intvit.grids import PRESETS, Policy
 from intvit.input_grid import InputGrid
 from intvit.integer_model import IntegerModel
 from intvit.metadata import Metadata
@@ -41,6 +42,7 @@ RANGE_IMAGES = 64
 """Float images that fix the input's range where it is not that of pixels."""
 
 
+@torch.inference_mode(mode=False)
 def quantize(
     model: nn.Module | ExportedProgram | str,
     data: Any,
@@ -68,12 +70,13 @@ def quantize(
     `weights`.
     `data`: a folder of images, float32 `[C, H, W]` or `[N, C, H, W]` arrays or tensors (one, an iterable, a
     DataLoader), `.npy`, `.npz`, or a callable that gives one of these. `preprocessing` overrides the model's own.
-    `preset`: `default`, `accurate` (queries and keys equalized; of fewer bits, blocks trained longer) or `paper`.
+    `preset`: `default`, `accurate` (queries and keys equalized; of fewer bits, blocks trained for longer) or `paper`.
     `bits`: of the weights and the operands of products, such as `W4A8`; with fewer than 8 of either, blocks are
     trained. `mixed`: 4 or 8 bits for each layer's weights, by what they cost the answers, so that all take `budget`
     (0.7) of their bytes at 8.
     `labels`: a name per class. `observer`: `auto`, `minmax`, `mse` or `percentile:FRACTION`. `codebook`:
-    `kmeans` or `tangent`, levels behind activation functions of fewer than 8 bits. `refine` is given the calibrated
+    `kmeans` or `tangent`, levels behind activation functions of fewer than 8 bits (even ones where the observer
+    keeps no histogram). `refine` is given the calibrated
     graph, the float graph and the images, and returns what is lowered instead (`intvit.finetune`).
     `progress` is told the stage and the number of images done.
 
@@ -86,8 +89,7 @@ def quantize(
     width = Bits.of(bits, budget)
     if not width.whole and PRESETS[preset].published:
         raise IntvitError(f"the preset {preset} is W8A8, as published: use the preset default with {width}")
-    if codebook not in CODEBOOKS:
-        raise IntvitError(f"unknown codebook {codebook!r}: choose {' or '.join(CODEBOOKS)}")
+    _check_codebook(codebook, width)
     policy = replace(PRESETS[preset], activations=width.activations, codebook=codebook)
     policy = policy if observer is None else replace(policy, observer=observer)
     ObserverChoice(policy.observer).make(1)  # refuses an unknown name before any work
@@ -140,6 +142,14 @@ def quantize(
         layers=layers(source, graph, written, grid, np.concatenate(kept)[:NOISE_IMAGES]),
     )
     return IntegerModel(graph, metadata)
+
+
+def _check_codebook(codebook: str, bits: Bits) -> None:
+    """It is known, and there are levels to choose."""
+    if codebook not in CODEBOOKS:
+        raise IntvitError(f"unknown codebook {codebook!r}: choose {' or '.join(CODEBOOKS)}")
+    if codebook != Policy.codebook and bits.activations == WIDEST:
+        raise IntvitError(f"the codebook {codebook} is for activations of fewer than 8 bits: give bits such as W4A4")
 
 
 def _shape_of(preprocessing: Preprocessing | None, data: Any) -> tuple[int, int, int]:

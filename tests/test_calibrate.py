@@ -37,6 +37,20 @@ def test_what_products_read_is_int8_per_channel() -> None:
         assert torch.allclose(zero_point, zero_point.round(), atol=1e-9)
 
 
+def test_ranges_behind_gelu_serve_the_tokens_that_weigh_most() -> None:
+    graph = captured()
+    first, *_ = graph.module.graph.find_nodes(op="call_function", target=floatops.gelu)
+
+    def scale(tokens: torch.Tensor) -> float:
+        found = calibrate(graph, [pixels(24)], GRID, tokens={first.name: tokens})
+        return float(found.grid(first, Role.PRODUCT).scale)
+
+    alike, one = torch.ones(17), torch.full((17,), 1e-6)
+    one[0] = 17
+    assert scale(one) != scale(alike)
+    assert scale(torch.ones(5)) == scale(alike)  # of another graph, whose tokens are not these
+
+
 def test_attention_reads_one_scale_per_head_and_one_per_channel_of_values() -> None:
     graph = calibrated()
     for node in nodes(graph, floatops.attention):

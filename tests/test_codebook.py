@@ -35,7 +35,13 @@ def test_tangent_levels_are_finest_near_both_ends() -> None:
     assert int((steps - steps.flip(0)).abs().max()) <= 1
 
 
-def test_no_levels_are_better_than_those_of_kmeans() -> None:
+@pytest.mark.parametrize("kind", CODEBOOKS)
+def test_a_tensor_that_nothing_weighs(kind: str) -> None:
+    table = codebook(GRID, CENTRES, torch.zeros(5000).double(), 16, kind)
+    assert len(table) == 256 and torch.equal(looked_up(table, table), table)
+
+
+def test_kmeans_serves_a_tail_better_than_a_tangent() -> None:
     kmeans, tangent = (error(codebook(GRID, CENTRES, COUNTS, 16, kind)) for kind in ("kmeans", "tangent"))
     assert kmeans < tangent
 

@@ -61,6 +61,14 @@ def test_memory_of_the_name_and_labels() -> None:
     assert intvit.quantize(tiny.vit(), FLOATS, calib=6).metadata.name == "TinyViT"
 
 
+def test_the_same_where_the_caller_wants_no_gradients() -> None:
+    model, expected = tiny.vit(), intvit.quantize(tiny.vit(), FLOATS, calib=6).digest
+    with torch.inference_mode():
+        assert intvit.quantize(model, FLOATS, calib=6).digest == expected
+    with torch.no_grad():
+        assert intvit.quantize(model, FLOATS, calib=6).digest == expected
+
+
 def test_a_module_may_hold_its_own_preprocessing() -> None:
     module = tiny.vit()
     module.preprocessing = PREPROCESSING  # type: ignore[assignment]
@@ -72,6 +80,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "labels": (lambda folder: FLOATS, {"labels": ["one"]}, "1 class names, but the model has 10 classes"),
     "preset": (lambda folder: FLOATS, {"preset": "papr"}, "unknown preset 'papr': choose default, accurate or paper"),
     "observer": (lambda folder: FLOATS, {"observer": "max"}, "unknown observer 'max'"),
+    "whole codebook": (lambda folder: FLOATS, {"codebook": "tangent"}, "fewer than 8 bits: give bits such as W4A4"),
     "codebook": (lambda folder: FLOATS, {"codebook": "log"}, "unknown codebook 'log': choose kmeans or tangent"),
     "nothing": (lambda folder: [], {}, "it gave no images"),
     "raw pixels": (lambda folder: tiny.pixels(2), {}, "raw uint8 images need a preprocessing"),

@@ -17,7 +17,7 @@ these all too well. DeiT-T, each layer alone at 4 bits, against the divergence o
 0.87, and 0.75 where the same images round and judge.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from intvit.rounding.evaluate import origin
 from intvit.rounding.sequence import round_layer, rows
 from intvit.rounding.streams import Streams
 from intvit.rounding.target import RIDGE
-from intvit.rounding.tokens import energies, shares
+from intvit.rounding.tokens import Energy, shares
 from intvit.stages import CalibratedGraph, FloatGraph
 
 
@@ -39,14 +39,14 @@ def sensitivities(
     images: Tensor,
     layers: Collection[str],
     choices: Sequence[int],
+    gradients: Mapping[str, Energy],
     progress: Callable[[str], None] = lambda name: None,
 ) -> dict[str, dict[int, float]]:
     """The loss of each of `layers` of `source`, by its node's name, at each number of bits.
 
     `calibrated` gives the grids of their inputs, in whose steps the columns of weights are rounded; `images`:
-    normalized.
+    normalized; `gradients`: the energies of `source`.
     """
-    gradients = energies(source, images)
     streams = Streams(source.module, images)
     found: dict[str, dict[int, float]] = {}
     for node in streams.nodes():

@@ -8,6 +8,7 @@ sum stands for `log p(c)`. DeiT-T: the class token has 4 % of it in the first bl
 ninth, and a layer rounded for the average of 197 tokens serves the other 196.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from intvit import floatops
+from intvit.nodes import arguments
 from intvit.rounding.on_grid import finite_gradient
 from intvit.stages import FloatGraph
 
@@ -23,6 +25,8 @@ IMAGES = 48
 AT_ONCE = 8
 MEMORY = 1 << 31
 """Bytes that the results of all operations and their gradients may take."""
+BIAS = 6
+"""Its place among the arguments of an attention."""
 LARGEST_SHARE = 0.5
 """Of one token: the images' other tokens are what keeps a layer from fitting a hundred rows too well."""
 SEED = 0
@@ -46,7 +50,10 @@ class Energy:
 
 
 def energies(graph: FloatGraph, images: Tensor) -> dict[str, Energy]:
-    """Of each linear layer that the answer depends on; `images`: normalized, left out where an answer is not finite."""
+    """Of each linear layer that the answer depends on; `images`: normalized.
+
+    Of a few images at a time; those are left out whose answers are not all finite.
+    """
     found: dict[str, Energy] = {}
     generator = torch.Generator().manual_seed(SEED)
     for chunk in images[:IMAGES].split(_at_once(graph)):
@@ -55,7 +62,9 @@ def energies(graph: FloatGraph, images: Tensor) -> dict[str, Energy]:
             outputs = recorder.run(chunk)
             if not all(bool(torch.isfinite(output).all()) for output in outputs):
                 continue
-            torch.stack([_answer(output, generator) for output in outputs]).sum().backward()
+            answer = torch.stack([_answer(output, generator) for output in outputs]).sum()
+            if answer.requires_grad:
+                answer.backward()
         for name, value in recorder.results.items():
             if value.grad is not None:
                 squares = value.grad.square()
@@ -66,9 +75,18 @@ def energies(graph: FloatGraph, images: Tensor) -> dict[str, Energy]:
 
 def _at_once(graph: FloatGraph) -> int:
     """Images whose results fit the memory, 1 at least."""
-    shapes = [node.meta["shape"] for node in graph.module.graph.nodes if node.op == "call_function"]
-    values: int = sum(tokens * channels for tokens, channels in shapes)
+    nodes = [node for node in graph.module.graph.nodes if node.op == "call_function"]
+    values: int = sum(math.prod(node.meta["shape"]) + _scores(node) for node in nodes)
     return max(1, min(AT_ONCE, MEMORY // (2 * 4 * values)))
+
+
+def _scores(node: fx.Node) -> int:
+    """Those of an attention with a bias, which keeps them for its gradient."""
+    if node.target is not floatops.attention or len(node.args) <= BIAS:
+        return 0
+    queries, keys, _, heads, _, windows, *_ = arguments(node)
+    scores: int = heads * queries.meta["shape"][0] * keys.meta["shape"][0] // windows
+    return scores
 
 
 class _Recorder(fx.Interpreter):
@@ -104,10 +122,10 @@ def _answer(output: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def shares(energy: Tensor) -> Tensor:
-    """Of mean 1, mixed with equal ones until no token has more than its share; equal where there is no gradient."""
+    """Of mean 1, mixed with equal ones until no token has more than its share; equal without a finite gradient."""
     tokens, total = len(energy), energy.sum()
     equal = torch.full((tokens,), 1 / tokens)
-    if tokens < 2 or not bool(total > 0):
+    if tokens < 2 or not 0 < float(total) < math.inf:
         return equal * tokens
     share = energy / total
     excess = float(share.max()) - LARGEST_SHARE
@@ -116,7 +134,7 @@ def shares(energy: Tensor) -> Tensor:
 
 
 def shares_of_operands(graph: FloatGraph, found: Mapping[str, Energy]) -> dict[str, Tensor]:
-    """`shares` of what linear layers read, by node name: each token weighs what it does in their outputs."""
+    """`shares` of what linear layers read themselves, by node name: each token weighs what it does in their outputs."""
     result: dict[str, Tensor] = {}
     for node in graph.module.graph.nodes:
         readers = [user.name for user in node.users if user.target is floatops.linear and user.name in found]

@@ -62,6 +62,7 @@ def test_a_process_that_is_not_the_first_says_and_writes_nothing(
         (("--data", "IMAGES", "--distill", "0.5"), ["distill 0.5", "needs labels"]),
         (("--data", "IMAGES", "--preset", "best"), ["best", "default"]),
         (("--data", "IMAGES", "--bits", "W40"), ["W40", "W4A8"]),
+        (("--data", "IMAGES", "--codebook", "log"), ["'log'", "kmeans or tangent"]),
         (("--data", "IMAGES", "--bits", "mixed", "--budget", "0.2"), ["budget of 0.2 is too small", "or more"]),
         (("--data", "IMAGES", "--size", "big"), ["--size big", "HEIGHTxWIDTH"]),
     ],

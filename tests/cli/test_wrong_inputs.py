@@ -94,6 +94,7 @@ def test_refused_before_the_model_is_loaded(
         ("tiny:vit", ("--size", "32", "--bits", "W1A1"), ["'W1A1'", "W4A8"]),
         ("tiny:vit", ("--size", "32", "--bits", "W4A8", "--preset", "paper"), ["as published"]),
         ("tiny:vit", ("--size", "32", "--observer", "median"), ["'median'", "minmax"]),
+        ("tiny:vit", ("--size", "32", "--codebook", "log"), ["'log'", "kmeans or tangent"]),
         ("tiny:vit", ("--size", "32", "--passes", "lower-liner"), ["'lower-liner'", "did you mean lower-linear?"]),
         ("tiny:vit", ("--size", "32", "--class-names", "two.txt"), ["2 class names", "10 classes"]),
     ],

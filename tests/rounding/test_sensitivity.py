@@ -40,7 +40,7 @@ def calibrated(graph: FloatGraph) -> CalibratedGraph:
 def tiny_losses() -> tuple[FloatGraph, dict[str, dict[int, float]]]:
     graph = capture(tiny.vit(), tiny.SHAPE)
     names = [node.name for node in linear(graph)]
-    return graph, sensitivities(graph, calibrated(graph), IMAGES, names, (3, 4, 8))
+    return graph, sensitivities(graph, calibrated(graph), IMAGES, names, (3, 4, 8), energies(graph, IMAGES))
 
 
 def test_the_loss_is_half_the_weighted_energy_of_the_output_error() -> None:
@@ -130,12 +130,14 @@ def test_a_layer_that_matters_more_costs_more() -> None:
             return self.last(10 * self.loud(x) + self.quiet(x))
 
     graph = capture(Two().eval(), tiny.SHAPE)
-    found = sensitivities(graph, calibrated(graph), IMAGES, [node.name for node in linear(graph)], (4,))
+    found = sensitivities(
+        graph, calibrated(graph), IMAGES, [node.name for node in linear(graph)], (4,), energies(graph, IMAGES)
+    )
     quiet, loud = sorted(by_bits[4] for by_bits in found.values())
     assert np.isclose(loud, 100 * quiet, rtol=1e-3)
 
 
 def test_the_same_every_time() -> None:
     graph, before = tiny_losses()
-    again = sensitivities(graph, calibrated(graph), IMAGES, list(before), (3, 4, 8))
+    again = sensitivities(graph, calibrated(graph), IMAGES, list(before), (3, 4, 8), energies(graph, IMAGES))
     assert again == before

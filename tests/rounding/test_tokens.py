@@ -57,6 +57,7 @@ def test_against_the_gradient_of_torch(monkeypatch: pytest.MonkeyPatch, memory: 
     monkeypatch.setattr(tokens, "LARGEST_SHARE", 1.0)
     monkeypatch.setattr(tokens, "MEMORY", memory)
     graph = capture(Tower().eval(), tiny.SHAPE)
+    assert tokens._at_once(graph) == (1 if memory == 1 else tokens.AT_ONCE)
     (weight,) = token_weights(graph, IMAGES).values()
     expected = torch.tensor([1.0, 4, 9, 16] * 4)
     assert torch.allclose(weight, expected / expected.mean(), rtol=1e-4)
@@ -80,6 +81,24 @@ def test_images_without_a_finite_answer_are_left_out() -> None:
     images[0] = torch.nan
     assert energies(graph, images[:8]) == {}
     assert next(iter(energies(graph, images).values())).images == 8
+
+
+def test_an_answer_without_linear_layers_has_none() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(32)
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.norm(image.flatten(1, 2))
+
+    graph = capture(Scaled().eval(), tiny.SHAPE)
+    assert energies(graph, IMAGES) == {}
+
+
+def test_a_gradient_that_is_not_finite_tells_nothing() -> None:
+    for value in (torch.inf, torch.nan):
+        assert shares(torch.tensor([value, 1.0, 2.0])).tolist() == [1, 1, 1]
 
 
 def test_the_same_every_time() -> None:
