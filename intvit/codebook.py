@@ -24,7 +24,7 @@ Levels = Callable[[Tensor, Tensor, int], Tensor]
 """From what the integers weigh `[256]`, their places and a number: sorted whole places, that many at most."""
 
 
-def codebook(grid: Grid, centres: Tensor, counts: Tensor, levels: int, kind: str = "kmeans") -> Tensor:
+def codebook(grid: Grid, centres: Tensor, counts: Tensor, levels: int, kind: str) -> Tensor:
     """The table, int8 `[256]`, of at most `levels` values for the values on `grid`.
 
     `centres`, `counts`: of the bins of a histogram, `[bins]`; `grid`: of one scale; `kind`: of `CODEBOOKS`.

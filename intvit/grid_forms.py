@@ -41,7 +41,7 @@ def around(offset: Tensor, bounds: tuple[Tensor, Tensor], bits: int) -> Grid:
     return replace(symmetric(bound, bits), offset=offset)
 
 
-def activated(bounds: tuple[Tensor, Tensor], observer: Observer, bits: int, kind: str = "kmeans") -> Grid:
+def activated(bounds: tuple[Tensor, Tensor], observer: Observer, bits: int, kind: str) -> Grid:
     """Behind an activation function: 0 is an integer; of few bits, a codebook of this kind."""
     grid = with_whole_zero_point(Grid.affine(*bounds, "int8"))
     if bits == 8:

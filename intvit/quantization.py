@@ -76,8 +76,8 @@ def quantize(
     (0.7) of their bytes at 8.
     `labels`: a name per class. `observer`: `auto`, `minmax`, `mse` or `percentile:FRACTION`. `codebook`:
     `kmeans` or `tangent`, levels behind activation functions of fewer than 8 bits (even ones where the observer
-    keeps no histogram). `refine` is given the calibrated
-    graph, the float graph and the images, and returns what is lowered instead (`intvit.finetune`).
+    keeps no histogram). `refine` is given the calibrated graph, the float graph and the images, and returns what is
+    lowered instead (`intvit.finetune`).
     `progress` is told the stage and the number of images done.
 
     Raises `IntvitError` for bad input, `UnsupportedOp` with every operation that has no integer form, `VerifyError`

@@ -47,7 +47,7 @@ def test_kmeans_serves_a_tail_better_than_a_tangent() -> None:
 
 
 def test_as_many_levels_as_integers_are_the_integers() -> None:
-    every = codebook(GRID, CENTRES, torch.ones(5000).double(), 256)
+    every = codebook(GRID, CENTRES, torch.ones(5000).double(), 256, "kmeans")
     reached = GRID.quantize(CENTRES)
     assert torch.equal(looked_up(reached, every), reached)
 

@@ -6,7 +6,7 @@
 |            | (so are they in the ranges behind activation functions)                                         |
 | fewer      | queries and keys equalized before; a target that takes up the errors of the layers before; then |
 |            | the roundings of each block trained                                                             |
-| `accurate` | W8A8: queries and keys equalized before. Fewer: trained for 500 steps, as those of 4-bit         |
+| `accurate` | W8A8: queries and keys equalized before. Fewer: trained for 500 steps, as those of 4-bit        |
 |            | activations always are                                                                          |
 
 DeiT-T, 1200 images, W8A8, cosine of the logits and agreement with float (two runs differ in the order of float sums):
@@ -80,19 +80,21 @@ def round_model(
     source = hoist_selection(whole)
     chosen = np.concatenate(pixels)[: _images(whole)]
     images = torch.from_numpy(input_grid.normalized(chosen))
-    found = energies(whole, images)
-    tokens = shares_of_operands(whole, found) if bits.whole else {}
+    gradients = energies(whole, images)
+    tokens = shares_of_operands(whole, gradients) if bits.whole else {}
     calibrated = calibrate(source, pixels, input_grid, policy, lambda done: progress("calibrate", done), tokens)
     mixed: dict[str, int] = {}
     if budget is not None:
-        losses = sensitivities(whole, calibrated, images, budget.weights, CHOICES, found, _counted("measure", progress))
+        losses = sensitivities(
+            whole, calibrated, images, budget.weights, CHOICES, gradients, _counted("measure", progress)
+        )
         mixed = allocate(losses, budget.weights, budget.limit)
 
     def width(node: fx.Node) -> int:
         return WIDEST if keeps_whole(node) else mixed.get(node.name, bits.weights)
 
     plan = Plan(width) if bits.whole else Plan(width, RIDGE, recipe(bits, accurate))
-    return source, round_weights(whole, calibrated, images, plan, found, _counted("round", progress))
+    return source, round_weights(whole, calibrated, images, plan, gradients, _counted("round", progress))
 
 
 def recipe(bits: Bits, accurate: bool = False) -> Recipe:

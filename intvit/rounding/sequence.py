@@ -53,15 +53,15 @@ def round_weights(
     calibrated: CalibratedGraph,
     images: Tensor,
     plan: Plan,
-    found: Mapping[str, Energy],
+    gradients: Mapping[str, Energy],
     progress: Callable[[str], None] = lambda name: None,
 ) -> CalibratedGraph:
     """`calibrated` with the weights of its linear layers rounded, and the scales of its coarsest grids trained.
 
-    `source`: the graph over all tokens, of which the calibrated one may compute fewer; `images`: normalized; `found`:
-    the energies of `source`, by which tokens are weighed.
+    `source`: the graph over all tokens, of which the calibrated one may compute fewer; `images`: normalized;
+    `gradients`: the energies of `source`, by which tokens are weighed.
     """
-    rounding = _Rounding(source, calibrated, images, plan, found)
+    rounding = _Rounding(source, calibrated, images, plan, gradients)
     for node in rounding.streams.nodes():
         rounding.step(node)
         progress(node.name)
@@ -72,12 +72,17 @@ class _Rounding:
     """What is known on the way: the layers that are done, and the grids as they are by then."""
 
     def __init__(
-        self, source: FloatGraph, calibrated: CalibratedGraph, images: Tensor, plan: Plan, found: Mapping[str, Energy]
+        self,
+        source: FloatGraph,
+        calibrated: CalibratedGraph,
+        images: Tensor,
+        plan: Plan,
+        gradients: Mapping[str, Energy],
     ) -> None:
         self._module, self._calibrated, self._plan = source.module, calibrated, plan
         self._kept = {node.name for node in _linear(calibrated.source)}
-        self._weights = {name: shares(energy.tokens) for name, energy in found.items()}
-        self._weights_of_read = {name: shares_of_read(energy.tokens) for name, energy in found.items()}
+        self._weights = {name: shares(energy.tokens) for name, energy in gradients.items()}
+        self._weights_of_read = {name: shares_of_read(energy.tokens) for name, energy in gradients.items()}
         self._entry = images
         parts = segments(source.module.graph) if plan.recipe is not None else []
         self._entries, self._ends = {part.entry.name for part in parts}, {part.nodes[-1].name: part for part in parts}
