@@ -10,6 +10,8 @@ from intvit.errors import IntvitError
 from intvit.nodes import arguments
 
 WIDEST, NARROWEST = 8, 3
+PACKED = 4
+"""Weights of so many bits are stored two to a byte, those of more one to a byte (`intvit.nibbles`)."""
 MIXED = "mixed"
 BUDGET = 0.7
 """Of mixed bits by default."""
@@ -46,6 +48,11 @@ class Bits:
                 f"unknown bits {text!r}: write W8A8, W4A8, W6A6, W4A4 or {MIXED}, {NARROWEST} to {WIDEST} of each"
             )
         return cls(*numbers)
+
+    @property
+    def fewest(self) -> int:
+        """Bits of the weights of a layer that is not whole; of mixed ones the fewest."""
+        return self.weights if self.budget is None else PACKED
 
     def __str__(self) -> str:
         return f"W{self.weights}A{self.activations}" if self.budget is None else f"{MIXED} {self.budget:.2f}"

@@ -21,7 +21,8 @@ spaced, behind an activation function a codebook (`intvit.codebook`). What the f
 up to 1. DeiT-T's layers: 0.2 dB more on average, 1.2 in the noisiest; the cosine of its logits stays.
 
 Per-channel scales and offsets in front of a product are free: they fold into its weights and bias, exactly
-(RepQ-ViT's reparameterization without its common scale).
+(RepQ-ViT's reparameterization without its common scale). In front of weights with fewer bits they lie nearer to one
+scale for all (`intvit.columns`).
 """
 
 import math
@@ -35,6 +36,7 @@ from torch import Tensor, fx
 from intvit import floatops
 from intvit.bits import answers, reads_image
 from intvit.bounds import expected, largest, likely_bounds, middle, widened, widest
+from intvit.columns import balanced, columns_of, layers_of_few_bits
 from intvit.dialect.gelu import FRACTION as GELU_FRACTION
 from intvit.dialect.published import SOFTMAX_BITS, finest_scale
 from intvit.geometry import Geometry
@@ -67,6 +69,8 @@ class Policy:
     published: bool = False
     activations: int = 8
     """Bits of the operands of products."""
+    weights: int = 8
+    """Of those of linear layers, where they have fewer than activations."""
     codebook: str = "kmeans"
     """Of fewer than 8, behind activation functions."""
 
@@ -108,6 +112,8 @@ def assign_grids(
                 observer, offset = observers[node.name], _value_offset(node, result)
                 grid = _grid(graph.module, node, role, observer, replace(policy, activations=bits), offset)
                 grid = grid.no_finer_than(_finest(graph.module, node, role, result))
+                if role is Role.PRODUCT and policy.weights < bits:
+                    grid = grid.no_finer_than(_balanced(graph.module, node, grid, observer, policy.weights))
             result = result.with_grid(node, role, grid)
         if node.name in distances:
             result = result.with_softmax_levels(node, distances[node.name].best(1 << policy.activations))
@@ -141,6 +147,15 @@ def _finest(module: fx.GraphModule, node: fx.Node, role: Role, result: Calibrate
         fewest = min(Geometry.of(list(size), list(kernel), list(stride), list(padding)).counts)
         return result.grid(source, Role.WIDE).scale / fewest
     return torch.zeros(1, dtype=torch.float64)
+
+
+def _balanced(module: fx.GraphModule, node: fx.Node, grid: Grid, observer: Observer, bits: int) -> Tensor:
+    """The scales that weights of so many bits want in front of them."""
+    channels, layers = observer.deviation.numel(), layers_of_few_bits(node)
+    if not layers or grid.scale.numel() != channels:
+        return grid.scale
+    weights = [columns_of(module, layer, channels) for layer in layers]
+    return balanced(grid.scale, weights, observer.deviation.square(), bits)
 
 
 def _pixel_grid(node: fx.Node, input_grid: InputGrid) -> Grid:

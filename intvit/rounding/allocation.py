@@ -11,12 +11,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from intvit.bits import WIDEST
+from intvit.bits import PACKED, WIDEST
 
-PACKED = 4
 CHOICES = (PACKED, WIDEST)
-"""Files and modules hold weights of up to 4 bits two to a byte and all others one to a byte (`intvit.nibbles`): 6 bits
-would be less accurate than 8 and save no byte."""
+"""6 bits would be less accurate than 8 and save no byte."""
 SCALE = 1e6
 """Of the sum of all losses in the program: the solver's absolute tolerances are far below any choice's share of it."""
 
