@@ -1,6 +1,7 @@
 """How many bits the weights and the activations of each product have: `W8A8`, `W4A8`, `W6A6`, `W4A4`, `mixed`, ..."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import fx
@@ -11,7 +12,7 @@ from intvit.nodes import arguments
 
 WIDEST, NARROWEST = 8, 3
 PACKED = 4
-"""Weights of so many bits are stored two to a byte, those of more one to a byte (`intvit.nibbles`)."""
+"""Files and modules hold weights of up to 4 bits two to a byte, and all others one to a byte (`intvit.nibbles`)."""
 MIXED = "mixed"
 BUDGET = 0.7
 """Of mixed bits by default."""
@@ -51,7 +52,7 @@ class Bits:
 
     @property
     def fewest(self) -> int:
-        """Bits of the weights of a layer that is not whole; of mixed ones the fewest."""
+        """Those that the weights of a layer may have, before they are chosen."""
         return self.weights if self.budget is None else PACKED
 
     def __str__(self) -> str:
@@ -61,6 +62,15 @@ class Bits:
     def whole(self) -> bool:
         """Whether every operand has 8 bits by itself, without a choice."""
         return self == Bits()
+
+
+Width = Callable[[fx.Node], int]
+"""The bits of the weights of each linear layer."""
+
+
+def whole(layer: fx.Node) -> int:
+    """The `Width` without a choice."""
+    return WIDEST
 
 
 def keeps_whole(node: fx.Node) -> bool:

@@ -21,8 +21,8 @@ spaced, behind an activation function a codebook (`intvit.codebook`). What the f
 up to 1. DeiT-T's layers: 0.2 dB more on average, 1.2 in the noisiest; the cosine of its logits stays.
 
 Per-channel scales and offsets in front of a product are free: they fold into its weights and bias, exactly
-(RepQ-ViT's reparameterization without its common scale). In front of weights with fewer bits they lie nearer to one
-scale for all (`intvit.columns`).
+(RepQ-ViT's reparameterization without its common scale), for weights of as many bits. In front of fewer they lie nearer
+to one scale for all (`intvit.columns`).
 """
 
 import math
@@ -34,9 +34,9 @@ import torch
 from torch import Tensor, fx
 
 from intvit import floatops
-from intvit.bits import answers, reads_image
+from intvit.bits import Width, answers, reads_image, whole
 from intvit.bounds import expected, largest, likely_bounds, middle, widened, widest
-from intvit.columns import balanced, columns_of, layers_of_few_bits
+from intvit.columns import Columns, balanced, layers_reading
 from intvit.dialect.gelu import FRACTION as GELU_FRACTION
 from intvit.dialect.published import SOFTMAX_BITS, finest_scale
 from intvit.geometry import Geometry
@@ -69,8 +69,6 @@ class Policy:
     published: bool = False
     activations: int = 8
     """Bits of the operands of products."""
-    weights: int = 8
-    """Of those of linear layers, where they have fewer than activations."""
     codebook: str = "kmeans"
     """Of fewer than 8, behind activation functions."""
 
@@ -89,10 +87,11 @@ def assign_grids(
     input_grid: InputGrid,
     policy: Policy,
     distances: Mapping[str, SoftmaxDistances] = MappingProxyType({}),
+    width: Width = whole,
 ) -> CalibratedGraph:
     """The grid of every tensor in every role in which it is read or written, and the scale of every weight row.
 
-    `distances`: of the attentions whose weights get as few levels as activations.
+    `distances`: of the attentions whose weights get as few levels as activations; `width`: of each linear layer.
     """
     result = CalibratedGraph(graph, input_grid, policy.published)
     for node in graph.module.graph.nodes:
@@ -112,8 +111,8 @@ def assign_grids(
                 observer, offset = observers[node.name], _value_offset(node, result)
                 grid = _grid(graph.module, node, role, observer, replace(policy, activations=bits), offset)
                 grid = grid.no_finer_than(_finest(graph.module, node, role, result))
-                if role is Role.PRODUCT and policy.weights < bits:
-                    grid = grid.no_finer_than(_balanced(graph.module, node, grid, observer, policy.weights))
+                if role is Role.PRODUCT:
+                    grid = grid.no_finer_than(_balanced(graph.module, node, grid, observer, bits, width))
             result = result.with_grid(node, role, grid)
         if node.name in distances:
             result = result.with_softmax_levels(node, distances[node.name].best(1 << policy.activations))
@@ -149,13 +148,13 @@ def _finest(module: fx.GraphModule, node: fx.Node, role: Role, result: Calibrate
     return torch.zeros(1, dtype=torch.float64)
 
 
-def _balanced(module: fx.GraphModule, node: fx.Node, grid: Grid, observer: Observer, bits: int) -> Tensor:
-    """The scales that weights of so many bits want in front of them."""
-    channels, layers = observer.deviation.numel(), layers_of_few_bits(node)
-    if not layers or grid.scale.numel() != channels:
+def _balanced(module: fx.GraphModule, node: fx.Node, grid: Grid, observer: Observer, bits: int, width: Width) -> Tensor:
+    """The scales that weights of fewer bits than `node` want, those of the grid where there are none."""
+    channels, layers = observer.deviation.numel(), layers_reading(node)
+    if grid.scale.numel() != channels or not any(width(layer) < bits for layer in layers):
         return grid.scale
-    weights = [columns_of(module, layer, channels) for layer in layers]
-    return balanced(grid.scale, weights, observer.deviation.square(), bits)
+    readers = [Columns.of(module, layer, channels, width(layer)) for layer in layers]
+    return balanced(grid.scale, readers, observer.deviation.square(), bits)
 
 
 def _pixel_grid(node: fx.Node, input_grid: InputGrid) -> Grid:

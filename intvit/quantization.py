@@ -90,7 +90,7 @@ def quantize(
     if not width.whole and PRESETS[preset].published:
         raise IntvitError(f"the preset {preset} is W8A8, as published: use the preset default with {width}")
     _check_codebook(codebook, width)
-    policy = replace(PRESETS[preset], activations=width.activations, weights=width.fewest, codebook=codebook)
+    policy = replace(PRESETS[preset], activations=width.activations, codebook=codebook)
     policy = policy if observer is None else replace(policy, observer=observer)
     ObserverChoice(policy.observer).make(1)  # refuses an unknown name before any work
     if dump_ir is not None:

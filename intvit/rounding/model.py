@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 from torch import fx
 
 from intvit.bits import WIDEST, Bits, keeps_whole
-from intvit.calibrate import calibrate, observe
-from intvit.grids import Policy
+from intvit.calibrate import observe
+from intvit.grids import Policy, assign_grids
 from intvit.input_grid import InputGrid
 from intvit.passes.hoist_selection import hoist_selection
 from intvit.rounding.allocation import CHOICES, allocate
@@ -82,17 +82,19 @@ def round_model(
     images = torch.from_numpy(input_grid.normalized(chosen))
     gradients = energies(whole, images)
     tokens = shares_of_operands(whole, gradients) if bits.whole else {}
-    calibrated = calibrate(source, pixels, input_grid, policy, lambda done: progress("calibrate", done), tokens)
+    observers, distances = observe(source, pixels, input_grid, policy, lambda done: progress("calibrate", done), tokens)
     mixed: dict[str, int] = {}
+
+    def width(node: fx.Node) -> int:
+        return WIDEST if keeps_whole(node) else mixed.get(node.name, bits.fewest)
+
+    calibrated = assign_grids(source, observers, input_grid, policy, distances, width)
     if budget is not None:
         losses = sensitivities(
             whole, calibrated, images, budget.weights, CHOICES, gradients, _counted("measure", progress)
         )
-        mixed = allocate(losses, budget.weights, budget.limit)
-
-    def width(node: fx.Node) -> int:
-        return WIDEST if keeps_whole(node) else mixed.get(node.name, bits.weights)
-
+        mixed |= allocate(losses, budget.weights, budget.limit)
+        calibrated = assign_grids(source, observers, input_grid, policy, distances, width)
     plan = Plan(width) if bits.whole else Plan(width, RIDGE, recipe(bits, accurate))
     return source, round_weights(whole, calibrated, images, plan, gradients, _counted("round", progress))
 

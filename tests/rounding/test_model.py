@@ -155,12 +155,14 @@ def test_heads_that_are_added_keep_eight_bits() -> None:
     assert [int(weight.abs().max()) > 31 for weight in weights(found)].count(True) == 3
 
 
+@pytest.mark.parametrize("bits", ["W4A4", "W4A8"])
 @pytest.mark.parametrize("name", ["mixed", "windowed"])
-def test_steps_that_follow_from_grids_still_do(name: str) -> None:
+def test_steps_that_follow_from_grids_still_do(name: str, bits: str) -> None:
     """Models whose products of tensors, windows and depthwise convolutions read what is trained around them."""
     graph = importlib.import_module(name).calibrated().source
-    policy = replace(PRESETS["default"], activations=4)
-    _, found = round_model(graph, [tiny.pixels(16)], tiny.GRID, policy, Bits(4, 4))
+    width = Bits.of(bits)
+    policy = replace(PRESETS["default"], activations=width.activations)
+    _, found = round_model(graph, [tiny.pixels(16)], tiny.GRID, policy, width)
     for node in found.source.module.graph.find_nodes(op="call_function", target=floatops.product):
         left, right = (found.grid(operand, Role.MATRIX).scale for operand in arguments(node)[:2])
         assert torch.allclose(found.grid(node, Role.ACCUMULATOR).scale, left * right)
