@@ -69,6 +69,15 @@ def test_operands_have_their_bits(bits: str) -> None:
     assert all(node.args[-1] == 1 << Bits.of(bits).activations for node in attentions)
 
 
+def test_tokens_that_nothing_reads_do_not_move_the_one_that_is_read() -> None:
+    """A class token that hardly varies: the grids of its last block hold hardly anything of the other tokens."""
+    module = tiny.vit()
+    with torch.no_grad():
+        module.token.mul_(10)
+    found = intvit.quantize(module, IMAGES, calib=48, preprocessing=PREPROCESSING)
+    assert min(layer.snr for layer in found.metadata.layers if layer.snr is not None) > 30
+
+
 def test_nearer_to_float_than_plain_rounding() -> None:
     plain = tiny.with_small_weights(tiny.integer_model())
     assert error(model("W4A8")) < 0.3 * error(plain)
