@@ -20,11 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from intvit import floatops
 from intvit.grid import Role
-from intvit.nodes import arguments
 from intvit.roles import roles_read
 
 EXPONENTS = tuple(i / 8 for i in range(9))
@@ -32,39 +31,37 @@ EXPONENTS = tuple(i / 8 for i in range(9))
 
 @dataclass(frozen=True)
 class Columns:
-    """Weights that channels are multiplied by, float64 `[N, windows, C]`, and their bits.
+    """Of weights that channels are multiplied by: the largest `[N, C]` of each row and channel, float64; their bits.
 
-    `windows` is more than 1 where a convolution reads a channel in several places.
+    `windows`: the places in which a convolution reads a channel, of any other layer 1.
     """
 
-    weight: Tensor
+    largest: Tensor
+    windows: int
     bits: int
 
     @classmethod
-    def of(cls, module: nn.Module, layer: fx.Node, channels: int, bits: int) -> "Columns":
-        """Those of a linear layer, behind an `unfold` or not."""
-        weight = module.get_buffer(str(arguments(layer)[1].target)).double()
-        return cls(weight.reshape(len(weight), -1, channels), bits)
+    def of(cls, weight: Tensor, channels: int, bits: int) -> "Columns":
+        """`weight`: of a linear layer `[N, windows * channels]`."""
+        places = weight.double().reshape(len(weight), -1, channels)
+        return cls(places.abs().amax(1), places.shape[1], bits)
 
-    @property
-    def energy(self) -> Tensor:
-        """Of each channel `[C]`."""
-        return self.weight.square().sum((0, 1))
-
-    def error(self, scale: Tensor, variance: Tensor) -> Tensor:
-        """That of the weights' rounding, in the sum of the outputs' squares; all `[C]`."""
-        steps = (self.weight.abs().amax(1) * scale).amax(1) / ((1 << (self.bits - 1)) - 1)
-        return steps.square().sum() / 12 * self.weight.shape[1] * (variance / scale.square()).sum()
+    def error(self, scale: Tensor, variance: Tensor) -> float:
+        """What rounding leaves of the outputs' squares, for channels of this scale and variance `[C]`."""
+        steps = (self.largest * scale).amax(1) / ((1 << (self.bits - 1)) - 1)
+        return float(steps.square().sum() / 12 * self.windows * (variance / scale.square()).sum())
 
 
-def balanced(own: Tensor, readers: Sequence[Columns], variance: Tensor, bits: int = 8) -> Tensor:
-    """Scales `[C]`, none below `own` `[C]`; `variance` of the channels `[C]`, float64; `bits` of the activations."""
+def balanced(own: Tensor, energy: Tensor, readers: Sequence[Columns], variance: Tensor, bits: int = 8) -> Tensor:
+    """Scales `[C]`, none below `own` `[C]`; `bits` of the activations.
+
+    `energy` (`intvit.importance`) and `variance`: of the channels `[C]`; all float64.
+    """
     top, gap = own.max(), 1 << (8 - bits)
-    energy = torch.stack([reader.energy for reader in readers]).sum(0)
 
     def error(scale: Tensor) -> float:
         activations = torch.minimum((gap * scale).square() / 12, variance) @ energy
-        return float(activations + torch.stack([reader.error(scale, variance) for reader in readers]).sum())
+        return float(activations) + sum(reader.error(scale, variance) for reader in readers)
 
     return min((torch.maximum(own, top * (own / top) ** exponent) for exponent in EXPONENTS), key=error)
 

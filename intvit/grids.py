@@ -42,6 +42,7 @@ from intvit.dialect.published import SOFTMAX_BITS, finest_scale
 from intvit.geometry import Geometry
 from intvit.grid import Grid, Role
 from intvit.grid_forms import activated, affine, around, fixed_point, published_gelu, symmetric
+from intvit.importance import importance
 from intvit.input_grid import InputGrid
 from intvit.movement import Classes
 from intvit.nodes import arguments
@@ -153,8 +154,11 @@ def _balanced(module: fx.GraphModule, node: fx.Node, grid: Grid, observer: Obser
     channels, layers = observer.deviation.numel(), layers_reading(node)
     if grid.scale.numel() != channels or not any(width(layer) < bits for layer in layers):
         return grid.scale
-    readers = [Columns.of(module, layer, channels, width(layer)) for layer in layers]
-    return balanced(grid.scale, readers, observer.deviation.square(), bits)
+    energy = importance(module, node)
+    assert energy is not None, "linear layers read it"
+    weights = [module.get_buffer(str(arguments(layer)[1].target)) for layer in layers]
+    readers = [Columns.of(w, channels, width(layer)) for w, layer in zip(weights, layers, strict=True)]
+    return balanced(grid.scale, energy.double(), readers, observer.deviation.square(), bits)
 
 
 def _pixel_grid(node: fx.Node, input_grid: InputGrid) -> Grid:

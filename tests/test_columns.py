@@ -16,7 +16,6 @@ from intvit.calibrate import observe
 from intvit.columns import EXPONENTS, Columns, balanced, layers_reading
 from intvit.grid import Role
 from intvit.grids import Policy, assign_grids
-from intvit.importance import importance
 
 ROWS = 24
 
@@ -27,6 +26,13 @@ def drawn(seed: int, channels: int, spread: float, windows: int = 1) -> tuple[Te
     x = torch.randn(512, windows, channels, generator=generator).double()
     x *= 2 ** (spread * torch.randn(channels, generator=generator).double())
     return x, x.abs().amax((0, 1)), torch.randn(ROWS, windows, channels, generator=generator).double()
+
+
+def chosen(own: Tensor, weights: list[tuple[Tensor, int]], variance: Tensor, activations: int = 8) -> Tensor:
+    """Of weights `[N, windows, C]` and their bits."""
+    energy = torch.stack([weight.square().sum((0, 1)) for weight, _ in weights]).sum(0)
+    readers = [Columns.of(weight.flatten(1), weight.shape[2], bits) for weight, bits in weights]
+    return balanced(own, energy, readers, variance, activations)
 
 
 def rounding_error(x: Tensor, weight: Tensor, scale: Tensor, bits: int, activations: int) -> float:
@@ -43,7 +49,7 @@ def rounding_error(x: Tensor, weight: Tensor, scale: Tensor, bits: int, activati
 def test_no_scale_is_finer_and_the_order_stays(seed: int, channels: int, spread: float, bits: int) -> None:
     x, extremes, weight = drawn(seed, channels, spread)
     own = extremes / 127
-    scale = balanced(own, [Columns(weight, bits)], x.var((0, 1)))
+    scale = chosen(own, [(weight, bits)], x.var((0, 1)))
     assert bool((scale >= own).all()) and float(scale.max()) == pytest.approx(float(own.max()))
     assert torch.equal(scale[own.argsort()].sort().values, scale[own.argsort()])
 
@@ -56,7 +62,7 @@ def test_the_error_is_nearly_the_least(seed: int, windows: int, activations: int
     x, extremes, weight = drawn(seed, 64, 2.0, windows)
     own = extremes / (128 - (1 << (8 - activations)) // 2)
     for bits in (3, 4, 6, 8):
-        scale = balanced(own, [Columns(weight, bits)], x.var((0, 1)), activations)
+        scale = chosen(own, [(weight, bits)], x.var((0, 1)), activations)
         found = rounding_error(x, weight, scale, bits, activations)
         every = [rounding_error(x, weight, own.max() * (own / own.max()) ** a, bits, activations) for a in EXPONENTS]
         assert found <= 1.25 * min(every)
@@ -65,8 +71,8 @@ def test_the_error_is_nearly_the_least(seed: int, windows: int, activations: int
 
 def test_layers_of_more_bits_want_finer_scales() -> None:
     x, extremes, weight = drawn(0, 64, 2.0)
-    scales = [balanced(extremes / 127, [Columns(weight, bits)], x.var((0, 1))) for bits in (3, 4, 6, 8)]
-    both = balanced(extremes / 127, [Columns(weight, 3), Columns(1e4 * weight, 8)], x.var((0, 1)))
+    scales = [chosen(extremes / 127, [(weight, bits)], x.var((0, 1))) for bits in (3, 4, 6, 8)]
+    both = chosen(extremes / 127, [(weight, 3), (1e4 * weight, 8)], x.var((0, 1)))
     assert all(bool((coarse >= fine).all()) for coarse, fine in pairwise(scales))
     assert bool((scales[0] > 1.01 * scales[-1]).any()) and torch.equal(both, scales[-1])
 
@@ -74,10 +80,10 @@ def test_layers_of_more_bits_want_finer_scales() -> None:
 def test_a_channel_that_never_moves_and_rows_and_columns_of_zeros_change_nothing() -> None:
     x, extremes, weight = drawn(0, 64, 2.0)
     own, variance = extremes / 127, x.var((0, 1))
-    expected = balanced(own, [Columns(weight, 4)], variance)
+    expected = chosen(own, [(weight, 4)], variance)
     still = torch.tensor([1e-12]).double()
     weights = torch.cat([weight, weight[:, :, :1]], 2), torch.zeros(1, 1, 65).double()
-    found = balanced(torch.cat([own, still]), [Columns(torch.cat(weights), 4)], torch.cat([variance, 0 * still]))
+    found = chosen(torch.cat([own, still]), [(torch.cat(weights), 4)], torch.cat([variance, 0 * still]))
     assert torch.equal(found[:-1], expected)
 
 
@@ -91,11 +97,10 @@ def test_layers_behind_windows_count_and_what_others_read_stays(sketch: Sketch) 
     inner = sketch.linear(sketch.unfold(x, 32, 3, 2, SAME), 5)
     graph = sketch.calibrated(inner, sketch.depthwise(y, 32, 3, 2, SAME)).source
     assert layers_reading(x) == [inner] and layers_reading(y) == []
-    columns = Columns.of(sketch.root, inner, 16, 4)
-    assert columns.weight.shape == (5, 9, 16)
-    node = next(n for n in graph.module.graph.nodes if n.name == x.name)
-    energy = importance(graph.module, node)
-    assert energy is not None and torch.allclose(columns.energy, energy.double(), rtol=1e-5)
+    weight = graph.module.get_buffer(str(inner.args[1].target))
+    columns = Columns.of(weight, 16, 4)
+    assert (columns.windows, columns.largest.shape) == (9, (5, 16))
+    assert columns.largest[2, 3] == weight[2, 3::16].abs().max()
 
 
 @pytest.mark.parametrize("activations", [4, 6, 8])
