@@ -1,9 +1,10 @@
 """From a program to TVM's IR: a function for each kernel's tasks, and `run`, which each thread of a call goes through.
 
-    run(image, constants, workspace, batch, first, last, output_0, ...)                 pointers, a C function
+    run(image, constants, workspace, batch, first, last, share, output_0, ...)          pointers, a C function
 
-In every phase a thread takes the next task that nobody has, until there is none, and goes on when all are done: a
-thread that the system keeps waiting between tasks holds up no phase, and uneven tasks even out. Steps `first` to
+Of every step a thread takes the next task that nobody has, from its own `share` of them on, until there is none, and
+goes on to the next phase when all tasks of this one are done: a thread that the system keeps waiting between tasks
+holds up no phase, uneven tasks even out, and a row mostly stays with one core, in whose cache it is. Steps `first` to
 `last - 1` are run. Memory and constants come from the caller, counts of tasks lie at the beginning of the workspace
 (`embed/module.c`).
 """
@@ -26,8 +27,8 @@ Expr = Any
 C_FUNCTION = 1
 """TVM's calling convention of functions that are called as they are, without its packed arguments."""
 INT32 = tvm.ir.PrimType("int32")
-PHASE = memory.ALIGNMENT
-"""Bytes of the counts of a phase, a cache line (`struct phase` of module.c)."""
+COUNTS = memory.ALIGNMENT
+"""Bytes of the counts of a step, a cache line (`struct counts` of module.c)."""
 MOST_BYTES = 1 << 40
 
 
@@ -80,10 +81,13 @@ def _run(
         T.func_ret(INT32)
         image, fixed, workspace = (T.arg(n, T.handle("uint8")) for n in ("image", "constants", "workspace"))
         batch = T.arg("batch", T.int64())
-        first, last = (T.arg(n, T.int32()) for n in ("first", "last"))
+        first, last, share = (T.arg(n, T.int32()) for n in ("first", "last", "share"))
         outputs = {v: T.arg(f"output_{i}", T.handle(v.dtype)) for i, v in enumerate(program.outputs)}
         bytes_of = {p: T.decl_buffer((MOST_BYTES,), "uint8", data=p) for p in (fixed, workspace)}
         task = T.alloc_buffer((2,), "int64")
+
+        def counts(index: int) -> Expr:
+            return T.address_of(bytes_of[workspace][COUNTS * index])
 
         def pointer(argument: Argument) -> Expr:
             if isinstance(argument, Image):
@@ -98,16 +102,18 @@ def _run(
             parts = []
             for index, step in enumerate(program.steps):
                 if program.phases[index] == phase:
-                    parts.append(_part(step, tasks(step), pointer, batch, tirx.all(first <= index, index < last)))
-            _share(T.address_of(bytes_of[workspace][PHASE * phase]), parts, task)
+                    wanted = tirx.all(first <= index, index < last)
+                    parts.append(_part(step, tasks(step), pointer, batch, wanted, counts(index)))
+            _share(parts, share, task)
     return builder.get()
 
 
 @dataclass(frozen=True)
 class Part:
-    """A step in a phase: how many tasks it has, and the call of one."""
+    """A step in a phase: where its tasks are counted, how many it has, and the call of one."""
 
-    count: Expr
+    counts: Expr
+    tasks: Expr
     call: Callable[[Expr], Expr]
 
 
@@ -117,54 +123,38 @@ def _part(
     pointer: Callable[[Argument], Expr],
     batch: Expr,
     wanted: Expr,
+    counts: Expr,
 ) -> Part:
     variable, cut = tasks
     operands = (*step.arguments, step.result)
     sizes = shape_values(step.kernel.function, [shape_of(a, batch) for a in operands])
     rest = [*(sizes[d] for d in cut.shape), *(pointer(a) for a in operands)]
     count = tirx.Select(wanted, substituted(cut.count, sizes), tirx.const(0, "int64"))
-    return Part(count, lambda task: tvm.ir.Call(variable, [task, *rest], ret_ty=INT32))
+    return Part(counts, count, lambda task: tvm.ir.Call(variable, [task, *rest], ret_ty=INT32))
 
 
-def _share(phase: Expr, parts: Sequence[Part], task: Expr) -> None:
+def _share(parts: Sequence[Part], share: Expr, task: Expr) -> None:
     """This thread's part of a phase: it takes tasks as long as there are any, then waits for those of the others.
 
     `task` holds the task that was taken, and how many were done.
     """
-    ends = [T.bind(parts[0].count)]
-    for part in parts[1:]:
-        ends.append(T.bind(ends[-1] + part.count))
+    counts = parts[0].counts
+    ends = [T.bind(part.tasks) for part in parts]
     T.buffer_store(task, tirx.const(0, "int64"), [1])
-    T.buffer_store(task, T.call_extern("int64", "intvit_take", phase), [0])
-    with T.While(task[0] < ends[-1]):
-        taken = T.bind(task[0])
-        _one_of(parts, ends, taken, phase)
-        T.buffer_store(task, task[1] + 1, [1])
-        T.buffer_store(task, T.call_extern("int64", "intvit_take", phase), [0])
-    T.evaluate(T.call_extern("int32", "intvit_meet", phase, task[1], ends[-1]))
-
-
-def _one_of(parts: Sequence[Part], ends: Sequence[Expr], task: Expr, phase: Expr, begin: Expr = 0) -> None:
-    """The call that a task of a phase is, among those of its steps."""
-    part, *rest = parts
-
-    def call() -> None:
-        with T.If(part.call(task - begin) != 0), T.Then():
-            T.evaluate(T.call_extern("int32", "intvit_fail", phase))
-
-    if not rest:
-        call()
-        return
-    with T.If(task < ends[0]):
-        with T.Then():
-            call()
-        with T.Else():
-            _one_of(rest, ends[1:], task, phase, ends[0])
+    for part, end in zip(parts, ends, strict=True):
+        take = T.call_extern("int64", "intvit_take", part.counts, share, end)
+        T.buffer_store(task, take, [0])
+        with T.While(task[0] < end):
+            with T.If(part.call(task[0]) != 0), T.Then():
+                T.evaluate(T.call_extern("int32", "intvit_fail", counts))
+            T.buffer_store(task, task[1] + 1, [1])
+            T.buffer_store(task, take, [0])
+    T.evaluate(T.call_extern("int32", "intvit_meet", counts, task[1], sum(ends[1:], ends[0])))
 
 
 def header_bytes(program: Program) -> int:
-    """Bytes at the beginning of the workspace in which threads keep count of the tasks of each phase."""
-    return PHASE * (program.phases[-1] + 1)
+    """Bytes at the beginning of the workspace in which threads keep count of the tasks of each step."""
+    return COUNTS * len(program.steps)
 
 
 def shape_of(argument: Argument, batch: Expr) -> tuple[Expr, ...]:

@@ -15,14 +15,16 @@ weights of 4 bits is unpacked there first, once for the rows of the task.
 
 from __future__ import annotations
 
+from itertools import product as pairs_of
+
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Buffer, Expr, let, load, store
+from intvit.kernels.arith import Buffer, Expr, let, load, prefetch, store
 from intvit.kernels.finish import Finish
 from intvit.kernels.function import registers, scratch
 from intvit.kernels.isa import TILE_DEPTH, TILE_ROWS, Isa
-from intvit.kernels.pack import round_up
+from intvit.kernels.pack import AHEAD, round_up
 from intvit.kernels.tile import columns_of_half, runs, shift_back, spare_bits
 
 BLOCK = 2 * TILE_ROWS
@@ -93,6 +95,9 @@ def block(x: Buffer, w: Buffer, first: Expr, panels: tuple[Expr, Expr], k: int, 
             for half in range(halves):
                 load_tile(2 * half + v, start, (v * TILE_ROWS,), 0)
         with T.serial(depth // TILE_DEPTH) as s:
+            if right is None:
+                for row, v in pairs_of(range(TILE_ROWS), range(2)):
+                    prefetch(w, (panel, s * TILE_ROWS + (AHEAD // (2 * LINE) + row), v * LINE))
             for v in range(2):
                 if right is None:
                     load_tile(6 + v, w, (panel, s * TILE_ROWS, v * LINE), 2 * LINE)

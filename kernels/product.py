@@ -25,13 +25,13 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from intvit.kernels import amx
-from intvit.kernels.arith import Buffer, Expr, let, load
+from intvit.kernels.arith import Buffer, Expr, let, load, prefetch
 from intvit.kernels.cut import RULE, Cut
 from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.finish import Finish, operand_tensors
 from intvit.kernels.function import Tensor, function, scratch, symbol
 from intvit.kernels.isa import Isa
-from intvit.kernels.pack import MOST_DEPTH, packed_shape, round_up
+from intvit.kernels.pack import AHEAD, MOST_DEPTH, packed_shape, round_up
 from intvit.kernels.tile import (
     add_products,
     columns_of,
@@ -155,6 +155,8 @@ def product(
                 for part, halves in passes:
                     with T.serial(loads) as s:
                         width = isa.lanes * isa.neighbours
+                        for v in range(isa.vectors):
+                            prefetch(w, (panel, s + AHEAD // (isa.columns * isa.neighbours), offset + v * width))
                         vectors = [let(load(w, (panel, s, offset + v * width), width)) for v in range(isa.vectors)]
                         for half in halves:
                             columns = [right(vector, part, half) for vector in vectors]

@@ -26,7 +26,7 @@ extern const uint8_t intvit_constants[] __attribute__((visibility("hidden")));
 extern const char intvit_metadata_text[] __attribute__((visibility("hidden")));
 
 typedef int32_t (*Run)(const uint8_t *image, const uint8_t *constants, uint8_t *workspace, int64_t batch, int32_t first,
-                       int32_t last, INTVIT_OUTPUT_PARAMETERS);
+                       int32_t last, int32_t share, INTVIT_OUTPUT_PARAMETERS);
 
 /* What the processor has. A module asks for its own variants only. */
 
@@ -94,7 +94,7 @@ SOMETIMES static int has_generic(void) { return 1; }
 /* The variants */
 
 #define DECLARE(name, text)                                                                                        \
-    int32_t intvit_run_##name(const uint8_t *, const uint8_t *, uint8_t *, int64_t, int32_t, int32_t,              \
+    int32_t intvit_run_##name(const uint8_t *, const uint8_t *, uint8_t *, int64_t, int32_t, int32_t, int32_t,     \
                               INTVIT_OUTPUT_PARAMETERS) __attribute__((visibility("hidden")));
 INTVIT_VARIANTS(DECLARE)
 
@@ -110,22 +110,35 @@ static const char all_variants[] = INTVIT_VARIANTS(LISTED);
 static const char *target = all_variants + sizeof(" or ") - 1;
 static Run selected;
 
-/* Sharing tasks: the threads of a run go through all phases; these functions are what the kernels' code calls. */
+/* Sharing tasks: the threads of a run go through all steps; these functions are what the kernels' code calls.
 
-enum { SPINS = 1 << 10, PHASE = 64 };
+   The tasks of a step, most of which are neighbouring rows, lie in SHARES ranges. A thread begins with ranges of its own,
+   the same in every step, so that it mostly reads what it has written itself; then it takes what the others have left. */
 
-struct phase {
-    atomic_int_fast64_t taken, done;
+enum { SPINS = 1 << 10, SHARES = 8, COUNTS = 64 };
+
+struct counts {
+    _Atomic int32_t taken[SHARES];
+    atomic_int_fast64_t done; /* in all steps of a phase, of which this is the first */
     atomic_int failed;
 };
-_Static_assert(sizeof(struct phase) <= PHASE && INTVIT_HEADER % PHASE == 0, "a phase has a cache line");
+_Static_assert(sizeof(struct counts) <= COUNTS && INTVIT_HEADER % COUNTS == 0, "counts have a cache line");
 
-/* The next task of a phase: as many as there are, or more, when none is left. */
-int64_t intvit_take(struct phase *phase) { return atomic_fetch_add_explicit(&phase->taken, 1, memory_order_relaxed); }
+/* The next task of a step for a thread whose ranges begin with `share`; `all`, when none is left. */
+int64_t intvit_take(struct counts *counts, int32_t share, int64_t all) {
+    for (int32_t i = 0; i < SHARES; ++i) {
+        int32_t range = (share + i) % SHARES;
+        int64_t begin = range * all / SHARES, size = (range + 1) * all / SHARES - begin;
+        if (atomic_load_explicit(&counts->taken[range], memory_order_relaxed) >= size) continue;
+        int64_t task = atomic_fetch_add_explicit(&counts->taken[range], 1, memory_order_relaxed);
+        if (task < size) return begin + task;
+    }
+    return all;
+}
 
 /* Tells that this thread has done some of the tasks of a phase, and waits until all are done. */
-int32_t intvit_meet(struct phase *phase, int64_t mine, int64_t all) {
-    int64_t done = atomic_fetch_add_explicit(&phase->done, mine, memory_order_acq_rel) + mine;
+int32_t intvit_meet(struct counts *counts, int64_t mine, int64_t all) {
+    int64_t done = atomic_fetch_add_explicit(&counts->done, mine, memory_order_acq_rel) + mine;
     for (int spins = 0; done < all; ++spins) {
         if (spins > SPINS) sched_yield(); /* who is late may have lost its core to somebody else */
 #if defined(__x86_64__)
@@ -133,13 +146,13 @@ int32_t intvit_meet(struct phase *phase, int64_t mine, int64_t all) {
 #elif defined(__aarch64__)
         else __asm__ volatile("yield");
 #endif
-        done = atomic_load_explicit(&phase->done, memory_order_acquire);
+        done = atomic_load_explicit(&counts->done, memory_order_acquire);
     }
     return 0;
 }
 
-int32_t intvit_fail(struct phase *phase) {
-    atomic_store_explicit(&phase->failed, 1, memory_order_relaxed);
+int32_t intvit_fail(struct counts *counts) {
+    atomic_store_explicit(&counts->failed, 1, memory_order_relaxed);
     return 0;
 }
 
@@ -147,7 +160,11 @@ int32_t intvit_fail(struct phase *phase) {
 __attribute__((weak)) void *__TVMBackendAllocWorkspace, *__TVMBackendFreeWorkspace;
 void *TVMBackendAllocWorkspace(int, int, uint64_t, int, int);
 int TVMBackendFreeWorkspace(int, int, void *);
-int TVMBackendParallelLaunch(int (*)(int, void *, void *), void *, int);
+struct group { /* TVMParallelGroupEnv */
+    void *barrier;
+    int32_t threads;
+};
+int TVMBackendParallelLaunch(int (*)(int, struct group *, void *), void *, int);
 
 /* TVM's threads are not in a child of a process that ran it, and its launch would wait for them. */
 static int launched, forked;
@@ -175,16 +192,15 @@ struct call {
     void *const *outputs;
 };
 
-static int take_part(int thread, void *group, void *arguments) {
-    (void)thread, (void)group;
+static int take_part(int thread, struct group *group, void *arguments) {
     const struct call *call = arguments;
     void *const *outputs = call->outputs;
     selected(call->image, intvit_constants, call->workspace, call->batch, call->first, call->last,
-             INTVIT_OUTPUT_ELEMENTS);
+             thread * SHARES / group->threads, INTVIT_OUTPUT_ELEMENTS);
     return 0;
 }
 
-static int is_aligned(const void *pointer) { return ((uintptr_t)pointer & (PHASE - 1)) == 0; }
+static int is_aligned(const void *pointer) { return ((uintptr_t)pointer & (COUNTS - 1)) == 0; }
 
 static int32_t run(const struct call *call, int alone) {
     if (!selected) return INTVIT_NOT_READY;
@@ -193,9 +209,10 @@ static int32_t run(const struct call *call, int alone) {
     if (!aligned) return INTVIT_NOT_ALIGNED;
     memset(call->workspace, 0, INTVIT_HEADER);
     launched = launched || !alone;
-    int failed = alone ? take_part(0, NULL, (void *)call) : TVMBackendParallelLaunch(take_part, (void *)call, 0);
-    for (int32_t i = 0; i < INTVIT_HEADER / PHASE; ++i) {
-        failed |= atomic_load(&((struct phase *)(call->workspace + i * PHASE))->failed);
+    void *arguments = (void *)call;
+    int failed = alone ? take_part(0, &(struct group){NULL, 1}, arguments) : TVMBackendParallelLaunch(take_part, arguments, 0);
+    for (int32_t i = 0; i < INTVIT_HEADER / COUNTS; ++i) {
+        failed |= atomic_load(&((struct counts *)(call->workspace + i * COUNTS))->failed);
     }
     return failed ? INTVIT_OUT_OF_MEMORY : INTVIT_DONE;
 }

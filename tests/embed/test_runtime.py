@@ -22,3 +22,12 @@ def test_it_keeps_its_promises(case: str, target: str, machine: Callable[[str], 
     program = here.program("checks", "-static", CHECKS, here.module(tiny.integer_model(), ".o"))
     for threads in (1, 2, 5):
         assert here.run(program, case, threads=threads) == (0, ""), threads
+
+
+@pytest.mark.parametrize("target", ["auto", "aarch64", "riscv64"])
+def test_every_task_is_taken_once(target: str, machine: Callable[[str], Any], tmp_path: Path) -> None:
+    here = machine(target)
+    for name, text in (("model.h", ""), ("constants.bin", "weights"), ("metadata.json", "{}")):
+        (tmp_path / name).write_text(text)
+    program = here.program("shares", "-static", "-Wno-pedantic", f"-I{tmp_path}", CHECKS.with_name("shares.c"))
+    assert here.run(program) == (0, "")
