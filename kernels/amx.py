@@ -24,14 +24,16 @@ from intvit.kernels.arith import Buffer, Expr, let, load, prefetch, store
 from intvit.kernels.finish import Finish
 from intvit.kernels.function import registers, scratch
 from intvit.kernels.isa import TILE_DEPTH, TILE_ROWS, Isa
-from intvit.kernels.pack import AHEAD, round_up
-from intvit.kernels.tile import columns_of_half, runs, shift_back, spare_bits
+from intvit.kernels.pack import round_up
+from intvit.kernels.tile import add_start, columns_of, runs
 
 BLOCK = 2 * TILE_ROWS
 """Rows of a task, and columns of a panel."""
 FINISHED = 8
 """Rows that go through the epilogue together."""
 LINE = 64
+AHEAD = 1 << 13
+"""Bytes of packed weights between what is multiplied and what the caches are asked for."""
 
 
 def configure() -> None:
@@ -73,7 +75,7 @@ def unpack(w: Buffer, panel: Expr, right: Buffer, depth: int, isa: Isa) -> None:
         for v in range(2):
             both = let(load(w, (panel, s, v * LINE), LINE))
             for half in range(2):
-                store(right, ((s * 2 + half) * (2 * LINE) + v * LINE,), columns_of_half(both, 0, half, isa))
+                store(right, ((s * 2 + half) * (2 * LINE) + v * LINE,), columns_of(both, 4, half, isa))
 
 
 def block(x: Buffer, w: Buffer, first: Expr, panels: tuple[Expr, Expr], k: int, finish: Finish, bits: int) -> None:
@@ -86,7 +88,7 @@ def block(x: Buffer, w: Buffer, first: Expr, panels: tuple[Expr, Expr], k: int, 
         copy_row(x, let(tirx.min(first + r, rows - 1)), left, r * stride, k)
     start, sums = scratch((2 * TILE_ROWS,), "int32"), scratch((BLOCK * BLOCK,), "int32")
     right = scratch((depth * BLOCK,), "int8") if bits == 4 else None
-    spare = spare_bits(finish.isa) if bits == 4 else 0
+    spare = 8 - bits
     configure()
     begin, end = panels
 
@@ -134,6 +136,6 @@ def block(x: Buffer, w: Buffer, first: Expr, panels: tuple[Expr, Expr], k: int, 
                     at = let(lines[-1] - first)
                     store(register, (0,), load(sums, (at * BLOCK + v * TILE_ROWS,), TILE_ROWS))
             if spare:
-                shift_back(held, columns, spare, finish.isa)
+                add_start(held, columns, spare, finish.isa)
             finish.tile(held, lines, panel)
     instruction("tilerelease")

@@ -10,6 +10,9 @@ A step multiplies exactly and adds into 32-bit lanes: `acc[l] += sum_g a[g] * w[
 | s8 by s8  | 4     | Armv8.2 `sdot`                                                                 |
 | s8 by s8  |       | AMX `tdpbssd` on whole tiles (`amx`); what is no product is AVX-512 VNNI       |
 
+Where packed weights hold more neighbours together than a step takes (`X86`, four), a vector has two steps of half as
+many columns, and a column's sum is that of two lanes (`tile.of_columns`).
+
 With unsigned operands a product computes on `x + 128` and its sums begin with `-128 sum_k w` (`pack.bias`).
 """
 
@@ -21,7 +24,7 @@ from tvm import tirx
 from tvm.target import Target, codegen
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Expr, by_bits, widen
+from intvit.kernels.arith import Expr, by_bits, lanes_of, widen
 
 TILE_ROWS, TILE_DEPTH = 16, 64
 """Rows of an AMX tile, and its bytes in a row."""
@@ -66,8 +69,13 @@ class Isa:
 
     @property
     def neighbours(self) -> int:
-        """Neighbours in K that packed weights hold together: some steps of the dot product."""
+        """Neighbours in K that packed weights hold together: one step of the dot product, or two."""
         return self.packed[1] if self.packed else self.group
+
+    @property
+    def spread(self) -> int:
+        """Neighbouring lanes that have sums of one column, where packed weights hold some steps of it together."""
+        return self.neighbours // self.group
 
     @property
     def most_rows(self) -> int:
@@ -113,11 +121,12 @@ class Isa:
         return w if self.zero else widen(w, self.element)
 
     def repeat(self, a: Expr) -> Expr:
-        """`group` neighbours of a left operand, once for every lane."""
-        if self.group == 1:
+        """Neighbours of a left operand, `group` or some such, over and over in a vector."""
+        count = lanes_of(a)
+        if count == 1:
             return T.broadcast(a, self.lanes)
-        group = T.broadcast(tirx.reinterpret("int32", a), self.lanes)
-        return tirx.reinterpret(f"{self.element}x{self.lanes * self.group}", group)
+        several = T.broadcast(tirx.reinterpret(f"int{8 * self.itemsize * count}", a), self.lanes * self.group // count)
+        return tirx.reinterpret(f"{self.element}x{self.lanes * self.group}", several)
 
     def dot(self, acc: Expr, a: Expr, w: Expr) -> Expr:
         """`acc + a . w`: int32 lanes; `a` and `w` have `group` operands per lane."""

@@ -19,9 +19,6 @@ from intvit.kernels.isa import Isa
 MOST_DEPTH = 1 << 16
 """The largest K for which sums of 16 times the weights fit int32 (`product`)."""
 
-AHEAD = 1 << 13
-"""Bytes of packed weights between what a kernel multiplies and what it asks the caches for."""
-
 
 def round_up(value: int, step: int) -> int:
     """The least multiple of `step` that is not below `value`."""

@@ -8,9 +8,9 @@ keeps a tile of rows x panel accumulators in registers over the whole of K, and 
 Rows past the end repeat the last row: nothing is read outside the tensors and equal values are stored twice. Columns
 past N are computed (the packing padded them) and not stored.
 
-Weights of 4 bits lie two to a byte, and a load makes right operands of two steps (`tile.columns_of_half`). Where those
-are 16 times the weights, so are the sums, of at most 2^16 products of 255 and 128: they are shifted back, which is
-exact, and the bias is added then.
+Weights of 4 bits lie two to a byte, and a load makes right operands of two steps, 16 times the weights
+(`tile.columns_of`). So are the sums, of at most 2^16 products of 255 and 128: they are shifted back, which is exact,
+and the bias is added then.
 
 The tile scheme is Goto and van de Geijn's (Anatomy of High-Performance Matrix Multiplication, 2008) without its cache
 blocking of K: a row block (14 rows x K) stays in L1 and a panel of int8 weights streams from L2.
@@ -19,7 +19,6 @@ blocking of K: a row block (14 rows x K) stays in L1 and a panel of int8 weights
 from __future__ import annotations
 
 from functools import partial
-from itertools import product as pairs_of
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
@@ -31,30 +30,30 @@ from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.finish import Finish, operand_tensors
 from intvit.kernels.function import Tensor, function, scratch, symbol
 from intvit.kernels.isa import Isa
-from intvit.kernels.pack import AHEAD, MOST_DEPTH, packed_shape, round_up
+from intvit.kernels.pack import MOST_DEPTH, packed_shape, round_up
 from intvit.kernels.tile import (
     add_products,
+    add_start,
     columns_of,
-    columns_of_half,
     even_blocks,
     halves_of_pass,
-    left_row,
-    plane,
+    of_columns,
+    padded_depth,
     registers_from,
     row_stride,
-    shift_back,
-    spare_bits,
-    whole_steps,
+    widen_row,
 )
 
 MOST_SCRATCH = 1 << 16  # bytes of left operands
+LINE = 64  # bytes that a cache moves together
+AHEAD = 1 << 12  # bytes of weights between what is multiplied and what the caches are asked for
 LEAST_TASK = 1 << 16  # multiply-adds that are worth a task
 TASKS = 16  # tasks of one batch element that let 2, 4, 8 and 16 threads share the work
 
 
 def _left(wide: Buffer, k: Expr, isa: Isa, r: int) -> Expr:
-    """The left operand of row `r` for one step of the dot product."""
-    return load(wide, (r, k), isa.group)
+    """The left operands of row `r` for what packed weights hold together."""
+    return load(wide, (r, k), isa.neighbours)
 
 
 def tile_rows(tokens: int, k: int, isa: Isa) -> int:
@@ -123,17 +122,20 @@ def product(
     rows = symbol("rows")
     packed = packed_shape(n, k, isa, bits)
     panels, together = packed[0], 8 // bits
-    loads = whole_steps(k, isa.neighbours, together) // together
-    spare = spare_bits(isa) if bits == 4 else 0
-    passes = list(pairs_of(range(isa.neighbours // isa.group), halves_of_pass(isa) if bits == 4 else [(0,)]))
+    step, width = isa.neighbours * together, isa.lanes * isa.group
+    loads = padded_depth(k, step) // step
+    spare = 8 - bits
+    late = spare > 0 or isa.spread > 1
+    passes = halves_of_pass(isa) if bits == 4 else ((0,),)
     tile = cut.tile or tile_rows(tokens, k, isa)
     splits = cut.splits or column_splits(tokens, tile, k, panels, isa)
     if not (1 <= tile <= most_tile_rows(k, isa) and 1 <= splits <= panels) or (isa.tiles and tile != amx.BLOCK):
         raise ValueError(f"a product of {k} by {n} on {isa.name} cannot be cut into {tile} rows and {splits} splits")
     tiles = isa.columns // isa.panel
 
-    def right(vector: Expr, part: int, half: int) -> Expr:
-        return columns_of(vector, part, isa) if bits == 8 else columns_of_half(vector, part, half, isa)
+    def ask(w: Buffer, panel: Expr, s: Expr, offset: Expr) -> None:
+        for line in range(0, isa.panel * isa.neighbours, LINE):
+            prefetch(w, (panel, s + AHEAD // packed[2], offset + line))
 
     def body(x: Buffer, w: Buffer, *rest: Buffer) -> None:
         finish = Finish(epilogue, rest[:-1], rest[-1], n, isa, biased=epilogue.biased)
@@ -146,25 +148,29 @@ def product(
             lines = [let(tirx.min(first + r, rows - 1)) for r in range(tile)]
             wide = scratch((tile, row_stride(k, isa)), isa.element)
             for r, line in enumerate(lines):
-                left_row(x, line, wide, r, k, isa, together)
+                widen_row(x, (line, 0), wide, r, k, isa, step)
             with T.serial(tirx.min(end * tiles, -(-n // isa.panel)) - begin * tiles) as j:
                 at = let(begin * tiles + j)
                 panel, offset = let(at // tiles), let(at % tiles * (isa.panel * isa.neighbours))
                 start = [finish.start(at * isa.panel + v * isa.lanes) for v in range(isa.vectors)]
-                sums = registers_from([None] * isa.vectors if spare else start, tile, isa)
-                for part, halves in passes:
-                    with T.serial(loads) as s:
-                        width = isa.lanes * isa.neighbours
-                        for v in range(isa.vectors):
-                            prefetch(w, (panel, s + AHEAD // (isa.columns * isa.neighbours), offset + v * width))
-                        vectors = [let(load(w, (panel, s, offset + v * width), width)) for v in range(isa.vectors)]
-                        for half in halves:
-                            columns = [right(vector, part, half) for vector in vectors]
-                            at_k = (s * together + half) * isa.group + part * plane(k, isa, together)
-                            add_products(sums, partial(_left, wide, at_k, isa), columns, isa)
-                if spare:
-                    shift_back(sums, start, spare, isa)
-                finish.tile(sums, lines, at)
+                found: list[list[Buffer]] = [[] for _ in lines]
+                for part in range(isa.spread):
+                    sums = registers_from([None] * isa.vectors if late else start, tile, isa)
+                    places = [offset + (part * isa.vectors + v) * width for v in range(isa.vectors)]
+                    for halves in passes:
+                        with T.serial(loads) as s:
+                            if part == 0 and halves is passes[0]:
+                                ask(w, panel, s, offset)
+                            vectors = [let(load(w, (panel, s, place), width)) for place in places]
+                            for half in halves:
+                                columns = [columns_of(vector, bits, half, isa) for vector in vectors]
+                                left = partial(_left, wide, (s * together + half) * isa.neighbours, isa)
+                                add_products(sums, left, columns, isa)
+                    for row, columns in zip(found, of_columns(sums, isa), strict=True):
+                        row.extend(columns)
+                if late:
+                    add_start(found, start, spare, isa)
+                finish.tile(found, lines, at)
 
     tensors = [
         Tensor("x", (rows, k), "int8"),

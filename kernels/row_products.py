@@ -86,8 +86,8 @@ class Groups:
     def splits(self) -> tuple[int, int]:
         """In how many parts the panels and the tiles of a group are tasks of their own."""
         panel_bytes = self.turned_steps * self.isa.panel * 4
-        least = -(-self.panels * panel_bytes // MOST_TURNED)
-        choices = [(p, t) for p in range(min(least, self.panels), self.panels + 1) for t in range(1, self.tiles + 1)]
+        least = -(-self.panels // max(1, MOST_TURNED // panel_bytes))
+        choices = [(p, t) for p in range(least, self.panels + 1) for t in range(1, self.tiles + 1)]
         worth = [(p, t) for p, t in choices if p * t <= max(1, self.work // LEAST_TASK, least)] or choices[:1]
         enough = [(p, t) for p, t in worth if self.groups * p * t >= TASKS]
 

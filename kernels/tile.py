@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Buffer, Expr, lanes_of, let, like, load, store, widen
+from intvit.kernels.arith import Buffer, Expr, let, like, load, store
 from intvit.kernels.function import registers
+from intvit.kernels.interleave import shuffled
 from intvit.kernels.isa import Isa
 from intvit.kernels.pack import round_up
 
@@ -54,15 +57,15 @@ def across(count: int, isa: Isa, visit: Callable[[Expr, int], None]) -> None:
         visit(tirx.const(whole * isa.lanes + offset, "int64"), lanes)
 
 
-def whole_steps(k: int, neighbours: int, together: int = 1) -> int:
-    """Steps of `neighbours` in K that a product of depth `k` takes, `together` at a time, at least twice."""
-    return max(2, -(-k // (neighbours * together))) * together
+def padded_depth(k: int, step: int) -> int:
+    """Operands of a row of `k` for a dot product that takes `step` at a time, at least twice."""
+    return max(2, -(-k // step)) * step
 
 
-def widen_row(x: Buffer, start: tuple[Expr, ...], wide: Buffer, r: Expr, k: int, isa: Isa, together: int = 1) -> None:
-    """`k` int8 from `start` on as left operands in row `r` of `wide`, with zeros up to the steps of the dot product.
+def widen_row(x: Buffer, start: tuple[Expr, ...], wide: Buffer, r: Expr, k: int, isa: Isa, step: int = 0) -> None:
+    """`k` int8 from `start` on as left operands in row `r` of `wide`, with zeros up to whole steps.
 
-    The dot product takes `together` steps at a time.
+    The dot product takes `step` operands at a time, its group by default.
     """
     *outer, column = start
     chunk = isa.lanes * 4 // isa.itemsize
@@ -72,72 +75,19 @@ def widen_row(x: Buffer, start: tuple[Expr, ...], wide: Buffer, r: Expr, k: int,
             store(wide, (r, i * chunk), isa.left(load(x, (*outer, column + i * chunk), chunk)))
     for offset, lanes in runs(k - whole, chunk):
         store(wide, (r, whole + offset), isa.left(load(x, (*outer, column + (whole + offset)), lanes)))
-    for pad in range(k, whole_steps(k, isa.group, together) * isa.group):
+    for pad in range(k, padded_depth(k, step or isa.group)):
         store(wide, (r, pad), tirx.const(isa.zero, isa.element))
 
 
-def left_row(x: Buffer, row: Expr, wide: Buffer, r: Expr, k: int, isa: Isa, together: int = 1) -> None:
-    """A row of int8 as the left operands of a product with packed weights, zeros up to whole steps, `together` each.
+def columns_of(w: Expr, bits: int, half: int, isa: Isa) -> Expr:
+    """Packed weights as right operands; those of 4 bits, of one of the two steps that share their bytes, times 16.
 
-    Where weights hold four neighbours and a step of the dot product takes two of 16 bits, the row's even elements lie
-    in front of its odd ones: a pair of either meets the even or odd bytes of the weights (`columns_of`).
+    A nibble is a number where it ends at the top of its byte, and stays there: x86 has no shifts of bytes (LLVM makes
+    `w << 4` of one of wider elements and a mask).
     """
-    if isa.neighbours == isa.group:
-        widen_row(x, (row, 0), wide, r, k, isa, together)
-        return
-    half = plane(k, isa, together)
-    chunk = isa.lanes * isa.neighbours
-    whole = k // chunk * chunk
-
-    def split(column: Expr, at: Expr, lanes: int) -> None:
-        value = let(load(x, (row, column), lanes))
-        parts = even_and_odd(value) if lanes > 1 else (widen(value, isa.element), tirx.const(0, isa.element))
-        for i, part in enumerate(parts):
-            store(wide, (r, at + i * half), part)
-
-    if whole:
-        with T.serial(whole // chunk) as i:
-            split(i * chunk, i * (chunk // 2), chunk)
-    for offset, lanes in runs(k - whole, chunk):
-        split(whole + offset, tirx.const((whole + offset) // 2, "int64"), lanes)
-    for pad in range((k + 1) // 2, half):
-        for i in range(2):
-            store(wide, (r, pad + i * half), tirx.const(0, isa.element))
-
-
-def plane(k: int, isa: Isa, together: int = 1) -> int:
-    """Left operands of a row that are even, or odd (`left_row`)."""
-    return whole_steps(k, isa.neighbours, together) * isa.group
-
-
-def even_and_odd(x: Expr) -> tuple[Expr, Expr]:
-    """int8 lanes, an even number, as two vectors of half as many int16."""
-    pairs = let(tirx.reinterpret(f"int16x{lanes_of(x) // 2}" if lanes_of(x) > 2 else "int16", x))
-    return (pairs << 8) >> 8, pairs >> 8
-
-
-def columns_of(w: Expr, part: int, isa: Isa) -> Expr:
-    """Packed weights of a vector of columns as right operands: all of them, or the even (0) or odd (1) ones."""
-    return isa.right(w) if isa.neighbours == isa.group else even_and_odd(w)[part]
-
-
-def columns_of_half(w: Expr, part: int, half: int, isa: Isa) -> Expr:
-    """Packed weights of 4 bits as right operands of one of the two steps that share their bytes, times `2^spare_bits`.
-
-    A nibble is a number where it ends at the top of its element. In elements of 8 bits it stays there, because x86 has
-    no shifts of bytes (LLVM makes `w << 4` of one of wider elements and a mask). In elements of 16 bits it is shifted
-    back down, which extends its sign.
-    """
-    if isa.group == 4:
-        return w & like(w, -16) if half else w << like(w, 4)
-    pairs = isa.neighbours != isa.group
-    wide = let(tirx.reinterpret(f"{isa.element}x{lanes_of(w) // 2}", w) if pairs else widen(w, isa.element))
-    return (wide << like(wide, 12 - 8 * part - 4 * half)) >> like(wide, 12)
-
-
-def spare_bits(isa: Isa) -> int:
-    """Zeros behind weights of 4 bits as operands (`columns_of_half`), and so behind the sums of their products."""
-    return 4 if isa.group == 4 else 0
+    if bits == 4:
+        w = w & like(w, -16) if half else w << like(w, 4)
+    return isa.right(w)
 
 
 def halves_of_pass(isa: Isa) -> tuple[tuple[int, ...], ...]:
@@ -159,7 +109,7 @@ def registers_from(start: Sequence[Expr | None], rows: int, isa: Isa) -> list[li
 
 
 def add_products(sums: list[list[Buffer]], row: Callable[[int], Expr], columns: Sequence[Expr], isa: Isa) -> None:
-    """One step of the dot product: `sums[r][v] += row(r) . columns[v]`, `group` operands of each."""
+    """One step of the dot product: `sums[r][v] += row(r) . columns[v]`, as many neighbours as `row` gives."""
     bound = [let(column) for column in columns]
     for r, accumulators in enumerate(sums):
         a = let(isa.repeat(row(r)))
@@ -167,10 +117,25 @@ def add_products(sums: list[list[Buffer]], row: Callable[[int], Expr], columns: 
             store(accumulator, (0,), isa.dot(load(accumulator, (0,), isa.lanes), a, column))
 
 
-def shift_back(sums: list[list[Buffer]], start: Sequence[Expr | None], spare: int, isa: Isa) -> None:
-    """Sums without the `spare` zeros behind them, and what they would have begun with (`columns_of_half`)."""
+def of_columns(sums: list[list[Buffer]], isa: Isa) -> list[list[Buffer]]:
+    """Sums with a lane for each column: those of `isa.spread` neighbouring lanes added up."""
+    if isa.spread == 1:
+        return sums
+    lanes = [list(range(i, isa.spread * isa.lanes, isa.spread)) for i in range(isa.spread)]
+    found = [registers(len(row) // isa.spread, isa.lanes) for row in sums]
+    for row, columns in zip(sums, found, strict=True):
+        vectors = [load(register, (0,), isa.lanes) for register in row]
+        for v, column in enumerate(columns):
+            own = vectors[v * isa.spread : (v + 1) * isa.spread]
+            store(column, (0,), reduce(add, (shuffled(own, order) for order in lanes)))
+    return found
+
+
+def add_start(sums: list[list[Buffer]], start: Sequence[Expr | None], spare: int, isa: Isa) -> None:
+    """Sums without the `spare` zeros behind them (`columns_of`), and with what they would have begun with."""
     first = [None if value is None else let(value) for value in start]
     for row in sums:
         for register, value in zip(row, first, strict=True):
-            x = load(register, (0,), isa.lanes) >> spare
+            x = load(register, (0,), isa.lanes)
+            x = x >> spare if spare else x
             store(register, (0,), x if value is None else x + value)

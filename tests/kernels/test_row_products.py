@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from intvit.dialect.product import product
@@ -86,6 +86,7 @@ def test_any_shape(machine, run, sizes, batch, seed):
 @pytest.mark.parametrize("isa", [AMX, AVX512_VNNI, AVX512, AVX2, SSE2, WIDE, NARROW], ids=lambda isa: isa.name)
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 4000), st.integers(1, 4000), st.integers(1, 4000), st.integers(1, 300))
+@example(1, 1, 1297, 145)
 def test_how_a_group_is_cut(isa, groups, m, n, k):
     sizes = Groups(groups, m, n, k, isa)
     across, down = sizes.splits
