@@ -8,6 +8,10 @@ The loads of a step take half the time of its products (Intel 64 and IA-32 Archi
 20.5.5). The weights lie as for `vpdpbusd`: four neighbours in K of each of 32 columns in a row of 128 bytes, which is
 two tiles side by side. Both operands are signed (`tdpbssd`), so nothing is made up for in the bias.
 
+The sums of a panel go to memory and from there through the epilogue, some rows at a time, between which lie the
+products of the next panel: tiles and vectors have units of their own, and for K = 384 the epilogue of a block takes as
+long as its products (24 tiles of 16 cycles). Not timed, there was no such machine.
+
 The rows are copied once per task, K up to a multiple of 64: a tile has 16 whole rows, and nothing is read outside the
 tensors. A block with at most 16 rows left computes one row of tiles. Tiles are loaded from memory alone, so a panel of
 weights of 4 bits is unpacked there first, once for the rows of the task.
@@ -86,56 +90,92 @@ def block(x: Buffer, w: Buffer, first: Expr, panels: tuple[Expr, Expr], k: int, 
     left = scratch((BLOCK * stride,), "int8")  # flat: TVM would drop the columns that only tiles read
     with T.serial(BLOCK) as r:
         copy_row(x, let(tirx.min(first + r, rows - 1)), left, r * stride, k)
-    start, sums = scratch((2 * TILE_ROWS,), "int32"), scratch((BLOCK * BLOCK,), "int32")
-    right = scratch((depth * BLOCK,), "int8") if bits == 4 else None
-    spare = 8 - bits
     configure()
-    begin, end = panels
+    tiles = Tiles(w, left, stride, depth, finish, bits)
+    with T.If(first + TILE_ROWS < rows):
+        with T.Then():
+            tiles.rows_of_panels(first, rows, panels, 2)
+        with T.Else():
+            tiles.rows_of_panels(first, rows, panels, 1)
+    instruction("tilerelease")
 
-    def multiply(halves: int) -> None:
-        for v in range(2):
+
+class Tiles:
+    """Sums of rows with panels, in tiles 0 to 3: row `half` of tiles, column `v`."""
+
+    def __init__(self, w: Buffer, left: Buffer, stride: int, depth: int, finish: Finish, bits: int) -> None:
+        self.w, self.left, self.stride, self.finish, self.spare = w, left, stride, finish, 8 - bits
+        self.depth, self.steps = depth, depth // TILE_DEPTH
+        self.start, self.sums = scratch((2 * TILE_ROWS,), "int32"), scratch((BLOCK * BLOCK,), "int32")
+        self.right = scratch((depth * BLOCK,), "int8") if bits == 4 else None
+
+    def rows_of_panels(self, first: Expr, rows: Expr, panels: tuple[Expr, Expr], halves: int) -> None:
+        """`16 * halves` rows with all panels: while the sums of one go through the epilogue, those of the next grow."""
+        begin, end = panels
+        parts = let((tirx.min(rows - first, TILE_ROWS * halves) + (FINISHED - 1)) // FINISHED)
+        share = -(-self.steps * FINISHED // (TILE_ROWS * halves))  # steps beside a part of the epilogue
+        self.begin(begin, halves)
+        self.add_steps(begin, 0, self.steps, halves)
+        with T.serial(end - begin) as j:
+            panel = let(begin + j)
+            following = let(tirx.min(panel + 1, end - 1))
+            steps = let(tirx.Select(following > panel, tirx.const(self.steps, "int64"), tirx.const(0, "int64")))
+            self.keep(halves)
+            with T.If(following > panel), T.Then():
+                self.begin(following, halves)
+            with T.serial(parts) as part:
+                done, due = (let(tirx.min((part + i) * share, steps)) for i in (0, 1))
+                self.add_steps(following, done, due - done, halves)
+                self.finish_rows(first, rows, part, panel)
+            done = let(tirx.min(parts * share, steps))
+            self.add_steps(following, done, steps - done, halves)
+
+    def begin(self, panel: Expr, halves: int) -> None:
+        """Tiles of what the sums of a panel begin with, and its weights where they are products' operands."""
+        for v, column in enumerate(self.columns(panel)):
+            nothing = tirx.const(0, f"int32x{TILE_ROWS}")
+            store(self.start, (v * TILE_ROWS,), nothing if self.spare or column is None else column)
             for half in range(halves):
-                load_tile(2 * half + v, start, (v * TILE_ROWS,), 0)
-        with T.serial(depth // TILE_DEPTH) as s:
-            if right is None:
+                load_tile(2 * half + v, self.start, (v * TILE_ROWS,), 0)
+        if self.right is not None:
+            unpack(self.w, panel, self.right, self.depth, self.finish.isa)
+
+    def columns(self, panel: Expr) -> list[Expr | None]:
+        """What sums begin with, as two vectors."""
+        return [self.finish.start(panel * BLOCK + v * TILE_ROWS) for v in range(2)]
+
+    def add_steps(self, panel: Expr, first: Expr, count: Expr, halves: int) -> None:
+        """Products of some steps of K, 64 deep each, onto the sums."""
+        with T.serial(count) as i:
+            s = let(first + i)
+            if self.right is None:
                 for row, v in pairs_of(range(TILE_ROWS), range(2)):
-                    prefetch(w, (panel, s * TILE_ROWS + (AHEAD // (2 * LINE) + row), v * LINE))
+                    prefetch(self.w, (panel, s * TILE_ROWS + (AHEAD // (2 * LINE) + row), v * LINE))
             for v in range(2):
-                if right is None:
-                    load_tile(6 + v, w, (panel, s * TILE_ROWS, v * LINE), 2 * LINE)
+                if self.right is None:
+                    load_tile(6 + v, self.w, (panel, s * TILE_ROWS, v * LINE), 2 * LINE)
                 else:
-                    load_tile(6 + v, right, (s * (TILE_DEPTH * BLOCK) + v * LINE,), 2 * LINE)
+                    load_tile(6 + v, self.right, (s * (TILE_DEPTH * BLOCK) + v * LINE,), 2 * LINE)
             for half in range(halves):
-                load_tile(4 + half, left, (half * TILE_ROWS * stride + s * TILE_DEPTH,), stride)
+                load_tile(4 + half, self.left, (half * TILE_ROWS * self.stride + s * TILE_DEPTH,), self.stride)
                 for v in range(2):
                     instruction("tdpbssd", 2 * half + v, 4 + half, 6 + v)
-        for half in range(halves):
-            for v in range(2):
-                at = T.address_of(sums[half * TILE_ROWS * BLOCK + v * TILE_ROWS])
-                instruction("tilestored64", 2 * half + v, at, tirx.IntImm("int64", 2 * LINE))
 
-    with T.serial(end - begin) as j:
-        panel = let(begin + j)
-        columns = [finish.start(panel * BLOCK + v * TILE_ROWS) for v in range(2)]
-        for v, column in enumerate(columns):
-            zero = spare > 0 or column is None
-            store(start, (v * TILE_ROWS,), tirx.const(0, f"int32x{TILE_ROWS}") if zero else column)
-        if right is not None:
-            unpack(w, panel, right, depth, finish.isa)
-        with T.If(first + TILE_ROWS < rows):
-            with T.Then():
-                multiply(2)
-            with T.Else():
-                multiply(1)
-        with T.serial((tirx.min(rows - first, BLOCK) + (FINISHED - 1)) // FINISHED) as part:
-            held = [registers(2, TILE_ROWS) for _ in range(FINISHED)]
-            lines = []
-            for r, row in enumerate(held):
-                lines.append(let(tirx.min(first + part * FINISHED + r, rows - 1)))
-                for v, register in enumerate(row):
-                    at = let(lines[-1] - first)
-                    store(register, (0,), load(sums, (at * BLOCK + v * TILE_ROWS,), TILE_ROWS))
-            if spare:
-                add_start(held, columns, spare, finish.isa)
-            finish.tile(held, lines, panel)
-    instruction("tilerelease")
+    def keep(self, halves: int) -> None:
+        """The sums in memory, where the epilogue takes them from."""
+        for half, v in pairs_of(range(halves), range(2)):
+            at = T.address_of(self.sums[half * TILE_ROWS * BLOCK + v * TILE_ROWS])
+            instruction("tilestored64", 2 * half + v, at, tirx.IntImm("int64", 2 * LINE))
+
+    def finish_rows(self, first: Expr, rows: Expr, part: Expr, panel: Expr) -> None:
+        """Some rows of kept sums through the epilogue."""
+        held = [registers(2, TILE_ROWS) for _ in range(FINISHED)]
+        lines = []
+        for r, row in enumerate(held):
+            lines.append(let(tirx.min(first + part * FINISHED + r, rows - 1)))
+            at = let(lines[-1] - first)
+            for v, register in enumerate(row):
+                store(register, (0,), load(self.sums, (at * BLOCK + v * TILE_ROWS,), TILE_ROWS))
+        if self.spare:
+            add_start(held, self.columns(panel), self.spare, self.finish.isa)
+        self.finish.tile(held, lines, panel)
