@@ -37,6 +37,7 @@ from intvit.kernels import softmax_rows as softmax_kernel
 from intvit.kernels import unfold as unfold_kernel
 from intvit.kernels.cut import RULE, Cut
 from intvit.kernels.epilogue import Epilogue, Requantize
+from intvit.kernels.heads import Heads
 from intvit.kernels.isa import Isa
 from intvit.kernels.score_bias import ScoreBias, packed_bias
 from intvit.nodes import arguments
@@ -158,11 +159,11 @@ class Legalizer(Fusion):
         inputs = (node.q, node.k, node.v, *scores, *tables, *operands)
         return KernelCall(tunable.chosen(self.cuts), inputs, columns, "int8", sizes.multiply_adds, tunable)
 
-    def _heads(self, node: AttentionNode) -> tuple[attention_kernel.Heads, int]:
+    def _heads(self, node: AttentionNode) -> tuple[Heads, int]:
         (_, queries, width), (_, keys, _), (_, _, columns) = (self.shapes[x.name] for x in (node.q, node.k, node.v))
         w, h = node.windows, node.heads
         tokens, channels = (queries // w, keys // w), (width // h, columns // h)
-        return attention_kernel.Heads(h, *tokens, *channels, self.vector, windows=w), columns
+        return Heads(h, *tokens, *channels, self.isa, windows=w), columns
 
     def _bias(self, node: AttentionNode) -> tuple[tuple[ScoreBias, ...], list[Constant]]:
         """What a kernel is told of the bias, and its operands; nothing where there is none."""

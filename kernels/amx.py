@@ -60,14 +60,24 @@ def load_tile(tile: int, buffer: Buffer, index: tuple[Expr, ...], stride: int) -
     instruction("tileloadd64", tile, T.address_of(buffer[index]), tirx.IntImm("int64", stride))
 
 
-def copy_row(x: Buffer, row: Expr, left: Buffer, start: Expr, k: int) -> None:
-    """`k` int8 of a row, and zeros up to a whole tile, from `start` on."""
+def store_tile(tile: int, buffer: Buffer, index: tuple[Expr, ...], stride: int) -> None:
+    """16 rows of 64 bytes, `stride` bytes apart."""
+    instruction("tilestored64", tile, T.address_of(buffer[index]), tirx.IntImm("int64", stride))
+
+
+def release() -> None:
+    """This thread is done with its tiles, which the system need not keep for it."""
+    instruction("tilerelease")
+
+
+def copy_row(x: Buffer, row: Expr, column: Expr, left: Buffer, start: Expr, k: int) -> None:
+    """`k` int8 of a row from `column` on, and zeros up to a whole tile, from `start` on."""
     whole = k // LINE * LINE
     if whole:
         with T.serial(whole // LINE) as i:
-            store(left, (start + i * LINE,), load(x, (row, i * LINE), LINE))
+            store(left, (start + i * LINE,), load(x, (row, column + i * LINE), LINE))
     for offset, lanes in runs(k - whole, LINE):
-        store(left, (start + (whole + offset),), load(x, (row, whole + offset), lanes))
+        store(left, (start + (whole + offset),), load(x, (row, column + (whole + offset)), lanes))
     for offset, lanes in runs(round_up(k, TILE_DEPTH) - k, LINE):
         zeros = tirx.const(0, "int8" if lanes == 1 else f"int8x{lanes}")
         store(left, (start + (k + offset),), zeros)
@@ -89,7 +99,7 @@ def block(x: Buffer, w: Buffer, first: Expr, panels: tuple[Expr, Expr], k: int, 
     stride = depth + LINE  # rows do not share cache sets
     left = scratch((BLOCK * stride,), "int8")  # flat: TVM would drop the columns that only tiles read
     with T.serial(BLOCK) as r:
-        copy_row(x, let(tirx.min(first + r, rows - 1)), left, r * stride, k)
+        copy_row(x, let(tirx.min(first + r, rows - 1)), 0, left, r * stride, k)
     configure()
     tiles = Tiles(w, left, stride, depth, finish, bits)
     with T.If(first + TILE_ROWS < rows):
@@ -97,7 +107,7 @@ def block(x: Buffer, w: Buffer, first: Expr, panels: tuple[Expr, Expr], k: int, 
             tiles.rows_of_panels(first, rows, panels, 2)
         with T.Else():
             tiles.rows_of_panels(first, rows, panels, 1)
-    instruction("tilerelease")
+    release()
 
 
 class Tiles:
@@ -164,8 +174,7 @@ class Tiles:
     def keep(self, halves: int) -> None:
         """The sums in memory, where the epilogue takes them from."""
         for half, v in pairs_of(range(halves), range(2)):
-            at = T.address_of(self.sums[half * TILE_ROWS * BLOCK + v * TILE_ROWS])
-            instruction("tilestored64", 2 * half + v, at, tirx.IntImm("int64", 2 * LINE))
+            store_tile(2 * half + v, self.sums, (half * TILE_ROWS * BLOCK + v * TILE_ROWS,), 2 * LINE)
 
     def finish_rows(self, first: Expr, rows: Expr, part: Expr, panel: Expr) -> None:
         """Some rows of kept sums through the epilogue."""

@@ -19,9 +19,10 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from intvit.kernels.arith import Buffer, Expr, clamp, let, load, rshift, sat16, store
-from intvit.kernels.attention import Heads, attention_with
+from intvit.kernels.attention import attention_with
 from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.function import registers
+from intvit.kernels.heads import Heads
 from intvit.kernels.interleave import join
 from intvit.kernels.isa import Isa
 

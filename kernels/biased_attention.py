@@ -15,8 +15,9 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from intvit.kernels.arith import Buffer, Expr, half_unit, lanes_of, like, load, rshift, sat16, store
-from intvit.kernels.attention import Heads, attention_with
+from intvit.kernels.attention import attention_with
 from intvit.kernels.epilogue import Epilogue
+from intvit.kernels.heads import Heads
 from intvit.kernels.interleave import join_saturated
 from intvit.kernels.isa import Isa
 from intvit.kernels.score_bias import ScoreBias

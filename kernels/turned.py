@@ -12,8 +12,11 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from intvit.kernels.arith import Buffer, Expr, let, load, store
+from intvit.kernels.function import scratch
 from intvit.kernels.interleave import transposed
 from intvit.kernels.isa import Isa
+from intvit.kernels.pack import round_up
+from intvit.kernels.tile import padded_depth, widen_row
 
 
 def step_dtype(isa: Isa) -> str:
@@ -30,6 +33,17 @@ def turn(rows: Buffer, steps: int, turned: Buffer, place: Callable[[Expr], Seque
         columns = transposed([let(tirx.reinterpret(f"{step_dtype(isa)}x{lanes}", part)) for part in parts])
         for s, column in enumerate(columns):
             store(turned, place(first + s), column)
+
+
+def turned_rows(x: Buffer, line: Callable[[Expr], Expr], column: Expr, size: int, isa: Isa) -> Buffer:
+    """A row of `x` for each lane, `size` elements from `column` on: `[steps, lanes]` of `step_dtype`, whole squares."""
+    steps = round_up(padded_depth(size, isa.group) // isa.group, isa.lanes)
+    rows = scratch((isa.lanes, steps * isa.group), isa.signed.element)
+    with T.serial(isa.lanes) as t:
+        widen_row(x, (let(line(t)), column), rows, t, size, isa.signed)
+    turned = scratch((steps, isa.lanes), step_dtype(isa))
+    turn(rows, steps, turned, lambda s: (s, 0), isa)
+    return turned
 
 
 def right_operand(turned: Buffer, place: Sequence[Expr], isa: Isa) -> Expr:

@@ -11,6 +11,7 @@ from intvit.kernels import attention as kernels
 from intvit.kernels import pack
 from intvit.kernels.cut import RULE, Cut
 from intvit.kernels.epilogue import Epilogue, Requantize
+from intvit.kernels.heads import TASKS
 from intvit.kernels.isa import AVX2, AVX512_VNNI
 from intvit.softmax_levels import SoftmaxLevels
 
@@ -111,7 +112,7 @@ def test_any_shape(machine, run, sizes, batch, bits, seed):
 def test_tasks_of_a_head_share_its_blocks(heads, tokens):
     sizes = kernels.Heads(heads, tokens, tokens, 64, 64, AVX2)
     assert 1 <= sizes.splits <= sizes.blocks
-    assert heads * sizes.splits >= min(kernels.TASKS, heads * sizes.blocks)
+    assert heads * sizes.splits >= min(TASKS, heads * sizes.blocks)
 
 
 def test_two_threads_share_three_heads_evenly():
