@@ -2,7 +2,7 @@
 
     run(image, constants, workspace, batch, first, last, share, output_0, ...)          pointers, a C function
 
-Of every step a thread takes the next task that nobody has, from its own `share` of them on, until there is none, and
+Of every step a thread takes the next task that nobody has, from `share` eighths of them on, until there is none, and
 goes on to the next phase when all tasks of this one are done: a thread that the system keeps waiting between tasks
 holds up no phase, uneven tasks even out, and a row mostly stays with one core, in whose cache it is. Steps `first` to
 `last - 1` are run. Memory and constants come from the caller, counts of tasks lie at the beginning of the workspace

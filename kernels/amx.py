@@ -1,16 +1,17 @@
-"""Matrix product with constant weights on AMX tiles, as `product` in every bit.
+"""AMX: its instructions on tiles, and the matrix product with constant weights, as `product` in every bit.
 
     y[r, n] = epilogue(sum_k x[r, k] * w[n, k])
 
 A task is a block of 32 rows and some panels of 32 columns: four tiles of 16 x 16 sums, which begin with the bias (a row
 that is loaded sixteen times, stride 0), and over K two tiles of rows and two of weights, 64 deep, for four products.
 The loads of a step take half the time of its products (Intel 64 and IA-32 Architectures Optimization Reference Manual,
-20.5.5). The weights lie as for `vpdpbusd`: four neighbours in K of each of 32 columns in a row of 128 bytes, which is
-two tiles side by side. Both operands are signed (`tdpbssd`), so nothing is made up for in the bias.
+20.5.5), those ahead of the weights another quarter. The weights lie as for `vpdpbusd`: four neighbours in K of each of
+32 columns in a row of 128 bytes, which is two tiles side by side. Both operands are signed (`tdpbssd`), so nothing is
+made up for in the bias.
 
 The sums of a panel go to memory and from there through the epilogue, some rows at a time, between which lie the
 products of the next panel: tiles and vectors have units of their own, and for K = 384 the epilogue of a block takes as
-long as its products (24 tiles of 16 cycles). Not timed, there was no such machine.
+long as its products (24 instructions of 16 cycles). Not timed: there was no such machine.
 
 The rows are copied once per task, K up to a multiple of 64: a tile has 16 whole rows, and nothing is read outside the
 tensors. A block with at most 16 rows left computes one row of tiles. Tiles are loaded from memory alone, so a panel of
@@ -24,7 +25,7 @@ from itertools import product as pairs_of
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from intvit.kernels.arith import Buffer, Expr, let, load, prefetch, store
+from intvit.kernels.arith import LINE, Buffer, Expr, let, load, prefetch, store
 from intvit.kernels.finish import Finish
 from intvit.kernels.function import registers, scratch
 from intvit.kernels.isa import TILE_DEPTH, TILE_ROWS, Isa
@@ -35,9 +36,8 @@ BLOCK = 2 * TILE_ROWS
 """Rows of a task, and columns of a panel."""
 FINISHED = 8
 """Rows that go through the epilogue together."""
-LINE = 64
 AHEAD = 1 << 13
-"""Bytes of packed weights between what is multiplied and what the caches are asked for."""
+"""Bytes of packed weights between what is multiplied and what the caches are asked for: 32 are multiplied a cycle."""
 
 
 def configure() -> None:
@@ -95,94 +95,96 @@ def unpack(w: Buffer, panel: Expr, right: Buffer, depth: int, isa: Isa) -> None:
 def block(x: Buffer, w: Buffer, first: Expr, panels: tuple[Expr, Expr], k: int, finish: Finish, bits: int) -> None:
     """Rows `first` to `first + 31`, those that exist, and a range of panels of weights of so many bits."""
     rows = x.shape[0]
-    depth = round_up(k, TILE_DEPTH)
-    stride = depth + LINE  # rows do not share cache sets
+    stride = round_up(k, TILE_DEPTH) + LINE  # rows do not share cache sets
     left = scratch((BLOCK * stride,), "int8")  # flat: TVM would drop the columns that only tiles read
     with T.serial(BLOCK) as r:
         copy_row(x, let(tirx.min(first + r, rows - 1)), 0, left, r * stride, k)
     configure()
-    tiles = Tiles(w, left, stride, depth, finish, bits)
-    with T.If(first + TILE_ROWS < rows):
-        with T.Then():
-            tiles.rows_of_panels(first, rows, panels, 2)
-        with T.Else():
-            tiles.rows_of_panels(first, rows, panels, 1)
+    Tiles(w, left, stride, first, rows, finish, bits).multiply(panels)
     release()
 
 
 class Tiles:
-    """Sums of rows with panels, in tiles 0 to 3: row `half` of tiles, column `v`."""
+    """Sums of a block of rows with panels, in tiles 0 to 3: two for the first 16 rows, two for the others."""
 
-    def __init__(self, w: Buffer, left: Buffer, stride: int, depth: int, finish: Finish, bits: int) -> None:
+    def __init__(
+        self, w: Buffer, left: Buffer, stride: int, first: Expr, rows: Expr, finish: Finish, bits: int
+    ) -> None:
         self.w, self.left, self.stride, self.finish, self.spare = w, left, stride, finish, 8 - bits
-        self.depth, self.steps = depth, depth // TILE_DEPTH
+        self.first, self.rows, self.whole = first, rows, first + TILE_ROWS < rows
+        self.steps = (stride - LINE) // TILE_DEPTH
         self.start, self.sums = scratch((2 * TILE_ROWS,), "int32"), scratch((BLOCK * BLOCK,), "int32")
-        self.right = scratch((depth * BLOCK,), "int8") if bits == 4 else None
+        self.right = scratch((self.steps * TILE_DEPTH * BLOCK,), "int8") if bits == 4 else None
 
-    def rows_of_panels(self, first: Expr, rows: Expr, panels: tuple[Expr, Expr], halves: int) -> None:
-        """`16 * halves` rows with all panels: while the sums of one go through the epilogue, those of the next grow."""
+    def multiply(self, panels: tuple[Expr, Expr]) -> None:
+        """All panels: while the sums of one go through the epilogue, those of the next grow."""
         begin, end = panels
-        parts = let((tirx.min(rows - first, TILE_ROWS * halves) + (FINISHED - 1)) // FINISHED)
-        share = -(-self.steps * FINISHED // (TILE_ROWS * halves))  # steps beside a part of the epilogue
-        self.begin(begin, halves)
-        self.add_steps(begin, 0, self.steps, halves)
+        parts = let((tirx.min(self.rows - self.first, BLOCK) + (FINISHED - 1)) // FINISHED)
+        share = -(-self.steps * FINISHED // BLOCK)  # steps beside a part of the epilogue
+        self.begin(begin)
+        self.add_steps(begin, 0, self.steps)
         with T.serial(end - begin) as j:
             panel = let(begin + j)
             following = let(tirx.min(panel + 1, end - 1))
             steps = let(tirx.Select(following > panel, tirx.const(self.steps, "int64"), tirx.const(0, "int64")))
-            self.keep(halves)
+            self.keep()
             with T.If(following > panel), T.Then():
-                self.begin(following, halves)
+                self.begin(following)
             with T.serial(parts) as part:
                 done, due = (let(tirx.min((part + i) * share, steps)) for i in (0, 1))
-                self.add_steps(following, done, due - done, halves)
-                self.finish_rows(first, rows, part, panel)
+                self.add_steps(following, done, due - done)
+                self.finish_rows(part, panel)
             done = let(tirx.min(parts * share, steps))
-            self.add_steps(following, done, steps - done, halves)
+            self.add_steps(following, done, steps - done)
 
-    def begin(self, panel: Expr, halves: int) -> None:
+    def begin(self, panel: Expr) -> None:
         """Tiles of what the sums of a panel begin with, and its weights where they are products' operands."""
         for v, column in enumerate(self.columns(panel)):
             nothing = tirx.const(0, f"int32x{TILE_ROWS}")
             store(self.start, (v * TILE_ROWS,), nothing if self.spare or column is None else column)
-            for half in range(halves):
+            for half in range(2):
                 load_tile(2 * half + v, self.start, (v * TILE_ROWS,), 0)
         if self.right is not None:
-            unpack(self.w, panel, self.right, self.depth, self.finish.isa)
+            unpack(self.w, panel, self.right, self.steps * TILE_DEPTH, self.finish.isa)
 
     def columns(self, panel: Expr) -> list[Expr | None]:
         """What sums begin with, as two vectors."""
         return [self.finish.start(panel * BLOCK + v * TILE_ROWS) for v in range(2)]
 
-    def add_steps(self, panel: Expr, first: Expr, count: Expr, halves: int) -> None:
+    def add_steps(self, panel: Expr, first: Expr, count: Expr) -> None:
         """Products of some steps of K, 64 deep each, onto the sums."""
         with T.serial(count) as i:
             s = let(first + i)
-            if self.right is None:
-                for row, v in pairs_of(range(TILE_ROWS), range(2)):
-                    prefetch(self.w, (panel, s * TILE_ROWS + (AHEAD // (2 * LINE) + row), v * LINE))
             for v in range(2):
                 if self.right is None:
                     load_tile(6 + v, self.w, (panel, s * TILE_ROWS, v * LINE), 2 * LINE)
                 else:
                     load_tile(6 + v, self.right, (s * (TILE_DEPTH * BLOCK) + v * LINE,), 2 * LINE)
-            for half in range(halves):
-                load_tile(4 + half, self.left, (half * TILE_ROWS * self.stride + s * TILE_DEPTH,), self.stride)
-                for v in range(2):
-                    instruction("tdpbssd", 2 * half + v, 4 + half, 6 + v)
+            self.add(0, s)
+            with T.If(self.whole), T.Then():
+                self.add(1, s)
+                if self.right is None:  # fewer rows take no longer than loads as they are
+                    for row, v in pairs_of(range(TILE_ROWS), range(2)):
+                        prefetch(self.w, (panel, s * TILE_ROWS + (AHEAD // (2 * LINE) + row), v * LINE))
 
-    def keep(self, halves: int) -> None:
+    def add(self, half: int, s: Expr) -> None:
+        """A step of 16 rows and both tiles of weights."""
+        load_tile(4 + half, self.left, (half * TILE_ROWS * self.stride + s * TILE_DEPTH,), self.stride)
+        for v in range(2):
+            instruction("tdpbssd", 2 * half + v, 4 + half, 6 + v)
+
+    def keep(self) -> None:
         """The sums in memory, where the epilogue takes them from."""
-        for half, v in pairs_of(range(halves), range(2)):
+        for half, v in pairs_of(range(2), range(2)):
             store_tile(2 * half + v, self.sums, (half * TILE_ROWS * BLOCK + v * TILE_ROWS,), 2 * LINE)
 
-    def finish_rows(self, first: Expr, rows: Expr, part: Expr, panel: Expr) -> None:
+    def finish_rows(self, part: Expr, panel: Expr) -> None:
         """Some rows of kept sums through the epilogue."""
         held = [registers(2, TILE_ROWS) for _ in range(FINISHED)]
         lines = []
         for r, row in enumerate(held):
-            lines.append(let(tirx.min(first + part * FINISHED + r, rows - 1)))
-            at = let(lines[-1] - first)
+            lines.append(let(tirx.min(self.first + part * FINISHED + r, self.rows - 1)))
+            at = let(lines[-1] - self.first)
             for v, register in enumerate(row):
                 store(register, (0,), load(self.sums, (at * BLOCK + v * TILE_ROWS,), TILE_ROWS))
         if self.spare:

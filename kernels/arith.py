@@ -14,6 +14,8 @@ from tvm.tirx.script import builder as T
 
 Expr = Any  # a TIR expression or a Python int: TVM's annotations are too loose for a checker
 Buffer = Any
+LINE = 64
+"""Bytes that caches move together."""
 
 
 def like(x: Expr, value: int) -> Expr:

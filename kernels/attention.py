@@ -17,7 +17,6 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from intvit.kernels import amx
 from intvit.kernels.arith import Buffer, Expr, let, load, load32, store, widen
 from intvit.kernels.attention_tiles import OnTiles
 from intvit.kernels.attention_vectors import InVectors
@@ -84,8 +83,7 @@ def attention_with(
                 scaling = softmax.weigh(products.scores, top, *dyadic, products.weights, sizes.keys, pairs)
                 products.multiply_values()
                 finish_block(products, scaling, line, first, head, finish, sizes)
-            if isa.tiles:
-                amx.release()
+            products.done()
 
     columns = heads * sizes.head_size
     tensors = [

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from intvit.kernels.arith import Expr
+from tvm import tirx
+
+from intvit.kernels.arith import Expr, let
 from intvit.kernels.cut import RULE, Cut
 from intvit.kernels.isa import Isa
-from intvit.kernels.pack import round_up
-from intvit.kernels.tile import even_blocks
 
 Line = Callable[[Expr], Expr]  # the row of the tensors that holds query `t` of a block
 Stored = Callable[[Expr, Expr], Expr]  # what is kept of the sums of a block with key `s`
@@ -58,33 +58,12 @@ class Heads:
         return range(least, min(self.blocks, least + MORE_SPLITS) + 1)
 
     def _slowest(self, splits: int) -> int:
-        """Work of the busier of two threads in fifths of a block: packing costs a task about one."""
+        """Work of the busier of two threads in fifths of a block: packing costs a task about one (in vectors)."""
         tasks = [(i + 1) * self.blocks // splits - i * self.blocks // splits for i in range(splits)]
         tasks *= self.heads * self.windows
         half = -(-len(tasks) // 2)
         return max(5 * sum(part) + len(part) for part in (tasks[:half], tasks[half:]))
 
-    @property
-    def tile(self) -> int:
-        """Keys whose scores are computed together."""
-        return even_blocks(self.keys, self.isa.registers - 6, ways=1)
-
-    @property
-    def padded_keys(self) -> int:
-        """Keys with repetitions of the last: whole tiles and whole groups, at least two of each."""
-        return max(round_up(self.keys, self.tile), self.groups * self.isa.wide.group)
-
-    @property
-    def groups(self) -> int:
-        """Steps of the second product."""
-        return max(2, -(-self.keys // self.isa.wide.group))
-
-    @property
-    def steps(self) -> int:
-        """Steps of the first product."""
-        return max(2, -(-self.head_size // self.isa.group))
-
-    @property
-    def value_stride(self) -> int:
-        """int16 elements of a group of values."""
-        return round_up(self.value_size, self.isa.lanes) * self.isa.wide.group
+    def key_row(self, b: Expr, s: Expr) -> Expr:
+        """The row of the tensors that holds key `s`; keys past the end repeat the last."""
+        return let(b * self.keys + tirx.min(s, self.keys - 1))

@@ -1,4 +1,4 @@
-"""How lanes are put together for the products of attention: int32 vectors into one of int16, and rows into columns."""
+"""How lanes are put together: some of several vectors, int32 vectors as one of int16, rows as columns."""
 
 from __future__ import annotations
 

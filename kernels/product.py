@@ -4,7 +4,9 @@
 
 Accumulators are int32: exact for every K up to 2^16 (each product is at most 2^14), and the caller proves the bias.
 A task is a block of at most `most_rows` rows and some panels of columns. It makes its rows left operands once, then
-keeps a tile of rows x panel accumulators in registers over the whole of K, and stores the tile through the epilogue.
+keeps a tile of rows x panel accumulators in registers over the whole of K, and stores the tile through the epilogue
+(where two lanes are one column's, `tile.of_columns`, a panel is two such tiles). Weights are asked for some KB ahead:
+the first block of rows finds them in no cache of its core.
 Rows past the end repeat the last row: nothing is read outside the tensors and equal values are stored twice. Columns
 past N are computed (the packing padded them) and not stored.
 
@@ -24,7 +26,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from intvit.kernels import amx
-from intvit.kernels.arith import Buffer, Expr, let, load, prefetch
+from intvit.kernels.arith import LINE, Buffer, Expr, let, load, prefetch
 from intvit.kernels.cut import RULE, Cut
 from intvit.kernels.epilogue import Epilogue
 from intvit.kernels.finish import Finish, operand_tensors
@@ -45,7 +47,6 @@ from intvit.kernels.tile import (
 )
 
 MOST_SCRATCH = 1 << 16  # bytes of left operands
-LINE = 64  # bytes that a cache moves together
 AHEAD = 1 << 12  # bytes of weights between what is multiplied and what the caches are asked for
 LEAST_TASK = 1 << 16  # multiply-adds that are worth a task
 TASKS = 16  # tasks of one batch element that let 2, 4, 8 and 16 threads share the work
@@ -134,8 +135,8 @@ def product(
     tiles = isa.columns // isa.panel
 
     def ask(w: Buffer, panel: Expr, s: Expr, offset: Expr) -> None:
-        for line in range(0, isa.panel * isa.neighbours, LINE):
-            prefetch(w, (panel, s + AHEAD // packed[2], offset + line))
+        for line in range(isa.panel * isa.neighbours // LINE):  # none where a line has several steps
+            prefetch(w, (panel, s + AHEAD // packed[2], offset + line * LINE))
 
     def body(x: Buffer, w: Buffer, *rest: Buffer) -> None:
         finish = Finish(epilogue, rest[:-1], rest[-1], n, isa, biased=epilogue.biased)

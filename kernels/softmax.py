@@ -16,7 +16,8 @@ class Softmax(Protocol):
     """One form of the softmax, on a block of queries, one in each lane.
 
     `pre` and `mul` are the dyadic number of the head's scores. Scores are int32 `[keys and more, lanes]`, weights int16
-    `[groups, lanes * group]`: a group holds `isa.group` keys of each query, and has weight 0 past the last key.
+    `[groups, lanes * group]`: a group holds `isa.group` keys of each query, and has weight 0 past the last key, where
+    scores are any integers.
     """
 
     def stored(self, sums: Expr, pre: Expr, mul: Expr) -> Expr:

@@ -112,8 +112,9 @@ static Run selected;
 
 /* Sharing tasks: the threads of a run go through all steps; these functions are what the kernels' code calls.
 
-   The tasks of a step, most of which are neighbouring rows, lie in SHARES ranges. A thread begins with ranges of its own,
-   the same in every step, so that it mostly reads what it has written itself; then it takes what the others have left. */
+   The tasks of a step, mostly blocks of rows in their order, lie in SHARES ranges. A thread begins at a range of its own
+   (of several threads where there are more than ranges), the same in every step, so that it mostly reads what it has
+   written itself; then it takes what the others have left. */
 
 enum { SPINS = 1 << 10, SHARES = 8, COUNTS = 64 };
 
@@ -210,7 +211,8 @@ static int32_t run(const struct call *call, int alone) {
     memset(call->workspace, 0, INTVIT_HEADER);
     launched = launched || !alone;
     void *arguments = (void *)call;
-    int failed = alone ? take_part(0, &(struct group){NULL, 1}, arguments) : TVMBackendParallelLaunch(take_part, arguments, 0);
+    int failed = alone ? take_part(0, &(struct group){NULL, 1}, arguments)
+                       : TVMBackendParallelLaunch(take_part, arguments, 0);
     for (int32_t i = 0; i < INTVIT_HEADER / COUNTS; ++i) {
         failed |= atomic_load(&((struct counts *)(call->workspace + i * COUNTS))->failed);
     }

@@ -1,4 +1,4 @@
-"""The runtime for programs without TVM: threads at once, threads within threads, forks, exits, scratch memory."""
+"""What runs a module: threads within threads, forks, exits, scratch memory without TVM, and the sharing of tasks."""
 
 import re
 from collections.abc import Callable

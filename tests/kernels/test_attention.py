@@ -11,7 +11,7 @@ from intvit.kernels import attention as kernels
 from intvit.kernels import pack
 from intvit.kernels.cut import RULE, Cut
 from intvit.kernels.epilogue import Epilogue, Requantize
-from intvit.kernels.heads import TASKS
+from intvit.kernels.heads import TASKS, Heads
 from intvit.kernels.isa import AVX2, AVX512_VNNI
 from intvit.softmax_levels import SoftmaxLevels
 
@@ -37,7 +37,7 @@ def check(machine, run, sizes, batch=1, bits=13, seed=0, kind="random", score_sh
     shift = int(random.integers(8, 16))
     stages = Epilogue((Requantize(shift),))
     known = SoftmaxLevels(*levels) if levels else None
-    function = kernels.attention(kernels.Heads(*sizes, machine[1], cut), score_shift, bits, stages, levels=known)
+    function = kernels.attention(Heads(*sizes, machine[1], cut), score_shift, bits, stages, levels=known)
     inputs = [x.reshape(-1, x.shape[-1]) for x in (q, k, v)] + [score_pre.astype(np.int8), score_mul.astype(np.int16)]
     inputs += [
         pack.channels(x, heads * e, o.dtype, machine[1]) for x, o in zip((pre, mul), stages.operands, strict=True)
@@ -84,7 +84,7 @@ def test_shifts_of_the_scores(machine, run, score_shift):
 
 @pytest.mark.parametrize("sizes", [(1, 90, 90, 16, 16), (2, 40, 33, 16, 24)], ids=str)
 def test_every_cut(machine, run, sizes):
-    cuts = kernels.Heads(*sizes, machine[1].vector).cuts
+    cuts = Heads(*sizes, machine[1]).cuts
     assert cuts[0] == RULE and len(set(cuts)) == len(cuts) > 1
     for cut in cuts:
         check(machine, run, sizes, batch=2, cut=cut)
@@ -93,7 +93,7 @@ def test_every_cut(machine, run, sizes):
 @pytest.mark.parametrize("splits", [-1, 3])
 def test_more_tasks_than_blocks_are_refused(splits):
     with pytest.raises(ValueError, match=f"2 blocks of queries cannot be cut into {splits} tasks"):
-        kernels.attention(kernels.Heads(1, 16, 16, 8, 8, AVX2, Cut(None, splits)), 15, 13, Epilogue((Requantize(15),)))
+        kernels.attention(Heads(1, 16, 16, 8, 8, AVX2, Cut(None, splits)), 15, 13, Epilogue((Requantize(15),)))
 
 
 @settings(max_examples=8, deadline=None)
@@ -110,10 +110,10 @@ def test_any_shape(machine, run, sizes, batch, bits, seed):
 @settings(deadline=None)
 @given(st.integers(1, 24), st.integers(1, 2000))
 def test_tasks_of_a_head_share_its_blocks(heads, tokens):
-    sizes = kernels.Heads(heads, tokens, tokens, 64, 64, AVX2)
+    sizes = Heads(heads, tokens, tokens, 64, 64, AVX2)
     assert 1 <= sizes.splits <= sizes.blocks
     assert heads * sizes.splits >= min(TASKS, heads * sizes.blocks)
 
 
 def test_two_threads_share_three_heads_evenly():
-    assert kernels.Heads(3, 197, 197, 64, 64, AVX512_VNNI).splits == 2
+    assert Heads(3, 197, 197, 64, 64, AVX512_VNNI).splits == 2

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from intvit.dialect import published as dialect
 from intvit.kernels import attention_published as kernels
 from intvit.kernels import pack
-from intvit.kernels.attention import Heads
 from intvit.kernels.epilogue import Epilogue, Requantize
+from intvit.kernels.heads import Heads
 
 
 def finest_x0(keys):

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from intvit.dialect import OPERATIONS
 from intvit.kernels import pack
-from intvit.kernels.attention import Heads, attention
+from intvit.kernels.attention import attention
 from intvit.kernels.biased_attention import biased_attention
 from intvit.kernels.cut import Cut
 from intvit.kernels.epilogue import Epilogue, Requantize
+from intvit.kernels.heads import Heads
 from intvit.kernels.score_bias import MASK, ScoreBias, packed_bias
 from intvit.softmax_levels import SoftmaxLevels
 

@@ -4,7 +4,7 @@ import pytest
 
 from intvit.building import build, build_object
 from intvit.geometry import Geometry
-from intvit.kernels.attention import Heads, attention
+from intvit.kernels.attention import attention
 from intvit.kernels.attention_published import attention_published
 from intvit.kernels.biased_attention import biased_attention
 from intvit.kernels.depthwise import depthwise
@@ -15,6 +15,7 @@ from intvit.kernels.gelu import Gelu
 from intvit.kernels.gelu_published import gelu_published
 from intvit.kernels.groupnorm import Groups as NormGroups
 from intvit.kernels.groupnorm import groupnorm
+from intvit.kernels.heads import Heads
 from intvit.kernels.isa import AMX, AVX2, AVX512, AVX512_VNNI, DOTPROD, SSE2, WIDE, Isa, detect
 from intvit.kernels.layernorm import layernorm
 from intvit.kernels.layernorm_published import layernorm_published
