@@ -18,10 +18,10 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from intvit.kernels.amx import configure, copy_row, instruction, load_tile, release, store_tile
-from intvit.kernels.arith import Buffer, Expr, let, load, store, widen
+from intvit.kernels.arith import Buffer, Expr, let, load, store
 from intvit.kernels.function import registers, scratch
 from intvit.kernels.heads import Heads, Line, Stored
-from intvit.kernels.interleave import shuffled, transposed
+from intvit.kernels.interleave import join_bytes, shuffled, transposed
 from intvit.kernels.isa import TILE_DEPTH, TILE_ROWS
 from intvit.kernels.pack import round_up
 from intvit.kernels.tile import runs
@@ -60,7 +60,7 @@ class OnTiles:
             rows = [sizes.key_row(b, g * QUAD + i) for i in range(QUAD)]
             for offset, lanes in runs(sizes.value_size, TILE_ROWS):
                 parts = [load(v, (r, head * sizes.value_size + offset), lanes) for r in rows]
-                store(quads, (g, offset), together(parts))
+                store(quads, (g, offset), join_bytes(parts))
         with T.serial(self.steps) as s, T.serial(self.channels // TILE_ROWS) as c:
             square = [let(load(quads, (s * TILE_ROWS + i, c * TILE_ROWS), TILE_ROWS)) for i in range(TILE_ROWS)]
             for i, channel in enumerate(transposed(square)):
@@ -98,9 +98,7 @@ class OnTiles:
             pairs = [let(load(self.weights, (2 * g + i, 0), 2 * TILE_ROWS)) for i in range(2)]
             values = [let(tirx.reinterpret(f"int8x{4 * TILE_ROWS}", pair)) for pair in pairs]
             for byte, part in enumerate(self.bytes):
-                order = [
-                    4 * lane + 64 * i + 2 * j + byte for lane in range(TILE_ROWS) for i in range(2) for j in range(2)
-                ]
+                order = [4 * lane + at + byte for lane in range(TILE_ROWS) for at in (0, 2, 64, 66)]
                 store(part, (g, 0), tirx.reinterpret(LANES, shuffled(values, order)))
         for first in range(0, self.channels, 2 * TILE_ROWS):
             rows = range(first, min(first + 2 * TILE_ROWS, self.channels), TILE_ROWS)
@@ -139,12 +137,3 @@ class OnTiles:
             for i, register in enumerate(row):
                 store(register, (0,), load(self.turned, (t, (first + i) * TILE_ROWS), TILE_ROWS))
         return found
-
-
-def together(parts: Sequence[Expr]) -> Expr:
-    """Four vectors of int8 as one of int32, the first in the lowest byte (little-endian)."""
-    low, *rest = [widen(part, "int32") for part in parts]
-    found = low & 0xFF
-    for i, part in enumerate(rest, 1):
-        found = found | ((part & 0xFF) << (8 * i))
-    return found

@@ -6,7 +6,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from intvit.kernels.arith import Expr, lanes_of, let, widen
-from intvit.kernels.int16 import INT16, concat, packed
+from intvit.kernels.int16 import INT16, INT32, concat, packed
 from intvit.kernels.isa import Isa
 
 
@@ -21,6 +21,14 @@ def join(parts: list[Expr]) -> Expr:
         return widen(parts[0], INT16)
     low, high = parts
     return tirx.reinterpret(f"{INT16}x{2 * lanes_of(low)}", (low & 0xFFFF) | (high << 16))
+
+
+def join_bytes(parts: list[Expr]) -> Expr:
+    """Four vectors of int8 lanes as one of int32, lane by lane, the first in the lowest byte (little-endian)."""
+    low, *rest = [widen(part, INT32) & 0xFF for part in parts]
+    for i, part in enumerate(rest, 1):
+        low = low | (part << (8 * i))
+    return low
 
 
 def join_saturated(parts: list[Expr], isa: Isa) -> Expr:
