@@ -94,9 +94,12 @@ def store(buffer: Buffer, index: Sequence[Expr], value: Expr) -> None:
     T.buffer_store(buffer, widen(value, str(buffer.ty.dtype)), [*outer, last if lanes == 1 else T.ramp(last, 1, lanes)])
 
 
-def prefetch(buffer: Buffer, index: Sequence[Expr]) -> None:
-    """Ask for the cache line of an element, which may lie past the end: a hint, on CPUs without one nothing."""
-    hint = (tirx.IntImm("int32", x) for x in (0, 3, 1))  # of data to read that stay in every cache
+def prefetch(buffer: Buffer, index: Sequence[Expr], nearest: int = 1) -> None:
+    """Ask for the cache line of an element, which may lie past the end: a hint, on CPUs without one nothing.
+
+    It is to stay in all caches from the level `nearest` on.
+    """
+    hint = (tirx.IntImm("int32", x) for x in (0, 4 - nearest, 1))  # of data to read
     T.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", T.address_of(buffer[tuple(index)]), *hint))
 
 

@@ -8,7 +8,7 @@ keeps a tile of rows x panel accumulators in registers over the whole of K, and 
 (where two lanes are one column's, `tile.of_columns`, a panel is two such tiles). Weights are asked for some KB ahead:
 the first block of rows finds them in no cache of its core.
 Rows past the end repeat the last row: nothing is read outside the tensors and equal values are stored twice. Columns
-past N are computed (the packing padded them) and not stored.
+past N are computed (the packing padded them) and not stored. On AMX `product_tiles` does the same in its own way.
 
 Weights of 4 bits lie two to a byte, and a load makes right operands of two steps, 16 times the weights
 (`tile.columns_of`). So are the sums, of at most 2^16 products of 255 and 128: they are shifted back, which is exact,
@@ -25,7 +25,7 @@ from functools import partial
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from intvit.kernels import amx
+from intvit.kernels import product_tiles
 from intvit.kernels.arith import LINE, Buffer, Expr, let, load, prefetch
 from intvit.kernels.cut import RULE, Cut
 from intvit.kernels.epilogue import Epilogue
@@ -50,6 +50,8 @@ MOST_SCRATCH = 1 << 16  # bytes of left operands
 AHEAD = 1 << 12  # bytes of weights between what is multiplied and what the caches are asked for
 LEAST_TASK = 1 << 16  # multiply-adds that are worth a task
 TASKS = 16  # tasks of one batch element that let 2, 4, 8 and 16 threads share the work
+TASKS_ON_TILES = 8
+LEAST_ON_TILES = 1 << 20  # more: a task begins with products alone and ends with an epilogue alone
 
 
 def _left(wide: Buffer, k: Expr, isa: Isa, r: int) -> Expr:
@@ -60,27 +62,26 @@ def _left(wide: Buffer, k: Expr, isa: Isa, r: int) -> Expr:
 def tile_rows(tokens: int, k: int, isa: Isa) -> int:
     """Rows of a tile."""
     if isa.tiles:
-        return amx.BLOCK
+        return product_tiles.rows_of_task(tokens)
     return even_blocks(tokens, most_tile_rows(k, isa))
 
 
 def most_tile_rows(k: int, isa: Isa) -> int:
     """Rows of a tile that registers and cache allow."""
-    if isa.tiles:
-        return amx.BLOCK
     return max(1, min(isa.most_rows, MOST_SCRATCH // (isa.itemsize * k)))
 
 
 def column_splits(tokens: int, rows: int, k: int, panels: int, isa: Isa) -> int:
     """In how many parts the columns of a row block are tasks of their own: enough tasks, none too small, even parts."""
     blocks = -(-tokens // rows)
-    most = max(1, min(panels, rows * k * isa.columns * panels // LEAST_TASK, -(-2 * TASKS // blocks)))
+    tasks, least = (TASKS_ON_TILES, LEAST_ON_TILES) if isa.tiles else (TASKS, LEAST_TASK)
+    most = max(1, min(panels, rows * k * isa.columns * panels // least, -(-2 * tasks // blocks)))
     choices = range(1, most + 1)
-    enough = [splits for splits in choices if blocks * splits >= TASKS]
+    enough = [splits for splits in choices if blocks * splits >= tasks]
 
-    def slowest(splits: int) -> int:
-        """Work of the busier one of two threads."""
-        return round_up(blocks * splits, 2) // 2 * -(-panels // splits) * LEAST_TASK + splits
+    def slowest(splits: int) -> tuple[int, int]:
+        """Panels of the busier one of two threads; between equals as many tasks as are wanted."""
+        return round_up(blocks * splits, 2) // 2 * -(-panels // splits), splits if enough else -splits
 
     return min(enough or choices, key=slowest)
 
@@ -130,7 +131,8 @@ def product(
     passes = halves_of_pass(isa) if bits == 4 else ((0,),)
     tile = cut.tile or tile_rows(tokens, k, isa)
     splits = cut.splits or column_splits(tokens, tile, k, panels, isa)
-    if not (1 <= tile <= most_tile_rows(k, isa) and 1 <= splits <= panels) or (isa.tiles and tile != amx.BLOCK):
+    allowed = (tile_rows(tokens, k, isa),) if isa.tiles else range(1, most_tile_rows(k, isa) + 1)
+    if tile not in allowed or not 1 <= splits <= panels:
         raise ValueError(f"a product of {k} by {n} on {isa.name} cannot be cut into {tile} rows and {splits} splits")
     tiles = isa.columns // isa.panel
 
@@ -144,7 +146,7 @@ def product(
             first = let(task // splits * tile)
             begin, end = (let((task % splits + i) * panels // splits) for i in (0, 1))
             if isa.tiles:
-                amx.block(x, w, first, (begin, end), k, finish, bits)
+                product_tiles.multiply(x, w, first, tile, (begin, end), k, finish, bits)
                 return
             lines = [let(tirx.min(first + r, rows - 1)) for r in range(tile)]
             wide = scratch((tile, row_stride(k, isa)), isa.element)

@@ -39,7 +39,7 @@ def sums(x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> torch.Tensor:
     return linear(tensor(x)[None], tensor(w), tensor(bias))
 
 
-SHAPES = [(1, 1, 1), (5, 7, 33), (3, 2, 100), (20, 4096, 40), (197, 192, 96), (40, 50, 70)]
+SHAPES = [(1, 1, 1), (5, 7, 33), (3, 2, 100), (20, 4096, 40), (197, 192, 96), (40, 50, 70), (20, 80, 40), (64, 3, 40)]
 
 
 @pytest.mark.parametrize(("rows", "k", "n"), SHAPES)
