@@ -7,7 +7,7 @@ operands are laid out, and the kernels, are its own (`intvit.legalize`, `intvit.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
 
@@ -76,6 +76,9 @@ class Fusion(ABC):
         dtype = self.dtype(group.nodes[0])
         for before, node in zip(group.nodes, group.nodes[1:], strict=False):
             stage, more, dtype = self.stage(node, before, n)
+            last = stages[-1] if stages else None
+            if isinstance(stage, Gelu) and stage.half and isinstance(last, Requantize) and self._may_double(before):
+                stages[-1] = replace(last, halfway=True)
             stages.append(stage)
             operands += more
         return stages, operands, dtype
@@ -106,6 +109,12 @@ class Fusion(ABC):
         if mul is not None:
             operands.append(self.channels(mul, n, "int16"))
         return stage.shared, [*operands, self.channels(zero_point, n, "int16")], "int8"
+
+    def _may_double(self, requantize: fx.Node) -> bool:
+        """Whether what does not fit 16 bits when it is doubled has a result past half of them (`Requantize`)."""
+        _, multiplier, _, shift, zero_point, dtype = arguments(requantize)
+        sizes = np.abs(self.array(multiplier).astype(np.int32))
+        return shift == 14 and zero_point == 0 and dtype == "int16" and bool(((sizes == 0) | (sizes >= 1 << 14)).all())
 
     def _activation_stage(self, node: fx.Node, own: fx.Node, n: int) -> tuple[Stage, Operands, str]:
         _, table, shift, dtype = arguments(node)

@@ -24,8 +24,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from intvit.kernels.arith import Expr, clamp, half_unit, like, rshift, widen
-from intvit.kernels.int16 import INT16, INT32, LEAST, MOST, multiply_add, multiply_high, packed
+from intvit.kernels.arith import Expr, clamp, half_unit, lanes_of, like, rshift, widen
+from intvit.kernels.int16 import (
+    INT16,
+    INT32,
+    LEAST,
+    MOST,
+    instructions,
+    multiply_add,
+    multiply_high,
+    packed,
+    rounding_multiply,
+    saturating_add,
+)
 from intvit.kernels.isa import Isa
 
 Fetch = Callable[[str], Expr]
@@ -133,7 +144,12 @@ class Bias:
 
 @dataclass(frozen=True)
 class Requantize:
-    """To another scale: a dyadic number per column, a zero point, saturation."""
+    """To another scale: a dyadic number per column, a zero point, saturation.
+
+    With `halfway` the next stage takes any result past `2^14`, or `-2^14`, for every such result. Factors are 0 or at
+    least `2^14` then, so that a value that does not fit 16 bits when it is doubled has such a result, doubled or cut:
+    and `(a * mul + 2^13) >> 14 = (2 a * mul + 2^14) >> 15`, which is one instruction on lanes of 16 bits.
+    """
 
     shift: int
     low: int = -128
@@ -141,6 +157,7 @@ class Requantize:
     pre: int | None = None
     mul: int | None = None
     zero_point: int = 0
+    halfway: bool = False
 
     def operands(self) -> tuple[Operand, ...]:
         return dyadic_operands(self.pre, self.mul)
@@ -150,6 +167,8 @@ class Requantize:
 
     def apply(self, x: Expr, fetch: Fetch, isa: Isa, *, rounded: bool) -> Expr:
         a = shifted(x, pre_shift(self.pre, fetch), isa, rounded=rounded)
+        if self.halfway and instructions(isa, lanes_of(a)).rounding_multiply:
+            return rounding_multiply(saturating_add(a, a), multiplier(self.mul, fetch), isa)
         return requantized(a, multiplier(self.mul, fetch), self.shift, self.zero_point, (self.low, self.high), isa)
 
 

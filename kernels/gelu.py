@@ -27,8 +27,11 @@ def bump(x: Expr, fraction: int, isa: Isa) -> Expr:
     """`u p(u)^4` of `x / 2^fraction` in Q13, int16 lanes: what GELU is below `max(x, 0)`."""
     up = FRACTION - fraction
     magnitude = widen(tirx.max(x, like(x, 0) - x), "uint16")
-    cut = tirx.min(magnitude, like(magnitude, 1 << (15 - up)))
-    u = kept(widen(tirx.min(cut << like(cut, up), like(cut, MOST)), INT16))
+    most = (
+        MOST >> up if bump_of(MOST >> up << up) == bump_of(MOST) else 1 << (15 - up)
+    )  # then its shift never saturates
+    cut = tirx.min(magnitude, like(magnitude, most)) << like(magnitude, up)
+    u = kept(widen(tirx.min(cut, like(cut, MOST)), INT16))
     p = like(x, POLYNOMIAL[0])
     for coefficient in POLYNOMIAL[1:]:
         p = rounding_multiply(p, u, isa) + like(x, coefficient)
@@ -62,11 +65,12 @@ class Gelu:
     pre: int | None = None
     mul: int | None = None
     narrow: bool | None = None  # what `fits16` found, where the numbers that it needs are operands
+    half: bool = False  # what `ends_at_half` found
 
     @property
     def shared(self) -> Gelu:
         """The same with its factor and zero point as operands: one kernel for all layers of a model."""
-        return replace(self, mul=None, zero_point=None, narrow=self.fits16)
+        return replace(self, mul=None, zero_point=None, narrow=self.fits16, half=self.ends_at_half)
 
     def operands(self) -> tuple[Operand, ...]:
         zero = (Operand("zero", INT16),) if self.zero_point is None else ()
@@ -107,4 +111,19 @@ class Gelu:
             return False
         least = (MOST >> left << left) + ((half_unit(self.pre) - bump_of(MOST)) >> self.pre)
         result: int = ((least * self.mul + half_unit(self.shift)) >> self.shift) + self.zero_point
+        return result >= HIGH
+
+    @property
+    def ends_at_half(self) -> bool:
+        """Whether from `2^14` on all `x` come to the same, and from `-2^14` down: then it may be any such `x`.
+
+        `u` is saturated there, so that only `max(x, 0)` grows.
+        """
+        if self.half:
+            return True
+        up = FRACTION - self.fraction
+        if up == 0 or self.pre is None or self.mul is None or self.mul < 0 or self.zero_point is None:
+            return False
+        whole = min(((1 << 14 << up) - bump_of(MOST) + half_unit(self.pre)) >> self.pre, MOST)
+        result: int = ((whole * self.mul + half_unit(self.shift)) >> self.shift) + self.zero_point
         return result >= HIGH

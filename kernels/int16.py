@@ -3,6 +3,7 @@
     packed(x)                 sat16(x)                       x86 `packssdw`, Arm `sqxtn`, RISC-V `vnclip`
     multiply_high(a, b)       (a * b) >> 16                  x86 `pmulhw`
     rounding_multiply(a, b)   (a * b + 2^14) >> 15           x86 `pmulhrsw`, Arm `sqrdmulh`
+    saturating_add(a, b)      sat16(a + b)                   x86 `paddsw`, Arm `sqadd`, RISC-V `vsadd`
     multiply_add(a, b, c, d)  a * b + c * d in int32         x86 `pmaddwd`
     weighted(a, b, c, d)      the same, shifted and packed   x86 `pmaddwd`, `packssdw`
 
@@ -90,6 +91,11 @@ def rounding_multiply(a: Expr, b: Expr, isa: Isa) -> Expr:
     if name:
         return tirx.call_llvm_pure_intrin(f"{INT16}x{lanes}", name, a, b)
     return widen(rshift(widen(a, INT32) * widen(b, INT32), 15), INT16)
+
+
+def saturating_add(a: Expr, b: Expr) -> Expr:
+    """`sat16(a + b)` of int16 lanes."""
+    return tirx.call_llvm_pure_intrin(str(a.ty.dtype), "llvm.sadd.sat", a, b)
 
 
 def multiply_add(a: Expr, b: Expr, c: Expr, d: Expr, isa: Isa) -> Expr:

@@ -1,9 +1,11 @@
 """Which operations become one kernel, and that equal kernels are compiled once."""
 
 from collections import Counter
+from copy import deepcopy
 
 import pytest
 import tiny
+import torch
 from torch import fx
 
 from intvit.constants import ConstantPool
@@ -16,7 +18,7 @@ from intvit.verify.overflow import shapes_of
 
 
 def legalizer() -> Legalizer:
-    graph = tiny.integer_model().graph
+    graph = deepcopy(tiny.integer_model().graph)
     return Legalizer(graph.module, shapes_of(graph), AVX2)
 
 
@@ -40,6 +42,19 @@ def test_products_take_in_what_follows_them() -> None:
     }
     nodes = tiny.integer_model().graph.module.graph.nodes
     assert sum(len(group.nodes) for group in groups) == sum(node.op == "call_function" for node in nodes)
+
+
+@pytest.mark.parametrize(("factor", "halfway"), [(2**14, True), (0, True), (2**14 - 1, False), (-3, False)])
+def test_a_requantization_ends_at_half_before_gelu_where_its_factors_are_large(factor, halfway) -> None:
+    found = legalizer()
+    group = next(group for group in found.groups() if names(group.nodes) == "linear requantize gelu")
+    _, requantize, gelu = group.nodes
+    multiplier = found.module.get_buffer(str(requantize.args[1].target))
+    multiplier.copy_(2**14 + torch.arange(multiplier.numel()))
+    multiplier[3] = factor
+    gelu.args = (requantize, 10, *gelu.args[2:])
+    (_, before, stage), _, _ = found.stages(group, multiplier.numel())
+    assert stage.half and before.halfway == halfway
 
 
 def test_every_operand_is_computed_before_it_is_read() -> None:
