@@ -1,8 +1,9 @@
-"""Kernels are compiled for the machine's own CPU and for the lesser instruction sets that it also runs."""
+"""Kernels are compiled for every named target of the machine's architecture, and with plain instructions."""
 
 import ctypes
 import mmap
 import os
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -16,33 +17,24 @@ tvm = pytest.importorskip("tvm")
 from tvm.target import Target, codegen  # noqa: E402
 
 from intvit.building import build  # noqa: E402
-from intvit.kernels.isa import NARROW, WIDE, Isa, detect  # noqa: E402
-
-CPUS = {"avx512": "x86-64-v4", "avx2": "x86-64-v3", "sse2": "x86-64"}
-FEATURE = {"avx512": "avx512bw", "avx2": "avx2", "sse2": "sse2"}
+from intvit.kernels.isa import NARROW, WIDE, Isa  # noqa: E402
+from intvit.targets import TARGETS, Cpu, runs_here  # noqa: E402
 
 
-AMX_TARGET = Target({"kind": "llvm", "mcpu": "x86-64-v4", "mattr": ["+avx512vnni", "+amx-tile", "+amx-int8"]})
-"""Runs under an emulator where the machine has no AMX."""
-
-
-def host() -> Target:
-    return Target({"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()})
+def _case(cpu: Cpu) -> Any:
+    """AMX runs under an emulator where the machine has none."""
+    missing = not (cpu.isa.tiles or runs_here(cpu.name))
+    skip = pytest.mark.skipif(missing, reason=f"this machine does not run {cpu.name}")
+    return pytest.param((cpu.target, cpu.isa), id=cpu.isa.name, marks=skip)
 
 
 def _cases() -> list[Any]:
-    native = host()
-    on_x86 = codegen.llvm_get_system_triple().startswith("x86_64")
-    cases = [pytest.param((native, detect(native)), id=f"host-{detect(native).name}")]
-    for name, cpu in CPUS.items() if on_x86 else ():
-        target = Target({"kind": "llvm", "mcpu": cpu})
-        missing = not codegen.target_has_features(FEATURE[name], native)
-        cases.append(
-            pytest.param((target, detect(target)), id=name, marks=pytest.mark.skipif(missing, reason=f"no {name}"))
-        )
-    if on_x86:
-        cases.append(pytest.param((AMX_TARGET, detect(AMX_TARGET)), id="amx"))
-    return [*cases, *(pytest.param((native, isa), id=isa.name) for isa in (WIDE, NARROW))]
+    own = [cpu for cpu in TARGETS.values() if cpu.triple.partition("-")[0] == platform.machine() and not cpu.variants]
+    host = Target({"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()})
+    return [
+        *(_case(cpu) for cpu in own if cpu.name != "generic"),
+        *(pytest.param((host, isa), id=isa.name) for isa in (WIDE, NARROW)),
+    ]
 
 
 @pytest.fixture(params=_cases(), scope="session")
