@@ -4,7 +4,7 @@
  *
  * A tile's load is 16 loads of a cache line, a tile's store 16 stores, a product of tiles a division of doubles that
  * waits for the one before it (16.8 cycles on an Emerald Rapids; `tdpbssd` begins every 16), and the epilogue some
- * vector instructions. The caches are the machine's own. Two threads share the rows of the products of a Vision
+ * vector instructions. Columns are not cut into tasks. The caches are the machine's own. Two threads share the rows of the products of a Vision
  * Transformer (197 tokens, 12 blocks) and meet after each; all weights come from L3. Attention and LayerNorm are left
  * out. Milliseconds, medians, for orders of the same work (kernels/product_tiles.py). */
 #define _GNU_SOURCE
@@ -45,7 +45,7 @@ static const Order *order;
 #define SIXTEEN(move) FOUR(move) NEXT FOUR(move) NEXT FOUR(move) NEXT FOUR(move)
 
 static inline void load_tile(const unsigned char *p, long pitch) {
-    __asm__ volatile(SIXTEEN(LOAD) : "+r"(p) : "r"(pitch), "r"(3 * pitch));
+    __asm__ volatile(SIXTEEN(LOAD) : "+r"(p) : "r"(pitch), "r"(3 * pitch) : "xmm0");
 }
 
 static inline void store_tile(unsigned char *p, long pitch) {
@@ -70,12 +70,13 @@ static inline void epilogue(const unsigned char *from, unsigned char *to, long p
             "vpackssdw %%zmm3, %%zmm2, %%zmm2\n vpmulhw %%zmm6, %%zmm2, %%zmm2\n vpaddw %%zmm6, %%zmm2, %%zmm2\n"
             "vpsraw $2, %%zmm2, %%zmm2\n vpermq %%zmm2, %%zmm7, %%zmm2\n vpmovswb %%zmm2, (%1)" ::"r"(from + row * 128),
             "r"(to + row * pitch)
-            : "memory");
+            : "memory", "xmm2", "xmm3");
 }
 
 typedef struct {
     unsigned char *kept, *to; /* sums, and where their epilogue goes: none before the first ones */
     long pitch;
+    int parts; /* of eight rows */
 } Behind;
 
 /* A pair of tiles of rows, or one tile, with a panel; beside it the epilogue of the pair before. */
@@ -91,12 +92,12 @@ static inline __attribute__((always_inline)) void pair(Behind *b, const unsigned
             for (int i = 0; i < 32; i++) __builtin_prefetch(w + AHEAD + i * LINE, 0, 3);
         if (order->next_panel)
             for (; asked < (s + 1) * lines / steps; asked++) __builtin_prefetch(next + asked * LINE, 0, 2);
-        for (; b->to && finished < 4 && (s + 1) * 4 >= (finished + 1) * steps; finished++)
+        for (; finished < b->parts && (s + 1) * 4 >= (finished + 1) * steps; finished++)
             epilogue(b->kept + finished * 1024, b->to + finished * 8 * b->pitch, b->pitch);
     }
     for (int half = 0; half < 1 + both; half++)
         store_tile(b->kept + half * 2048, 128), store_tile(b->kept + half * 2048 + LINE, 128);
-    b->to = to;
+    b->to = to, b->parts = 2 + 2 * both;
 }
 
 static void product(int thread, const unsigned char *x, long pitch, const unsigned char *w, unsigned char *y, int k,
@@ -104,7 +105,7 @@ static void product(int thread, const unsigned char *x, long pitch, const unsign
     const int first = thread ? (TILES + 1) / 2 : 0, tiles = (thread ? TILES : (TILES + 1) / 2) - first;
     const int pairs = (tiles + 1) / 2, steps = k / LINE, panels = n / PANEL, lines = steps * 32 / pairs;
     const long size = steps * 2048L;
-    Behind behind = {sums[thread], NULL, n};
+    Behind behind = {sums[thread], NULL, n, 0};
     x += first * 16 * pitch, y += first * 16L * n;
     if (order->copied) {
         for (int r = 0; r < tiles * 16; r++) memcpy(copies[thread] + r * (k + LINE), x + r * pitch, k);
@@ -117,6 +118,8 @@ static void product(int thread, const unsigned char *x, long pitch, const unsign
         pair(&behind, x + at * 32 * pitch, pitch, 2 * at + 1 < tiles, w + panel * size, steps,
              w + (panel + 1) * size + (long)at * lines * LINE, lines, y + at * 32L * n + panel * PANEL);
     }
+    for (int part = 0; part < behind.parts; part++)
+        epilogue(behind.kept + part * 1024, behind.to + part * 8 * behind.pitch, behind.pitch);
 }
 
 static void meet(int *meetings) {

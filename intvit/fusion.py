@@ -76,9 +76,8 @@ class Fusion(ABC):
         dtype = self.dtype(group.nodes[0])
         for before, node in zip(group.nodes, group.nodes[1:], strict=False):
             stage, more, dtype = self.stage(node, before, n)
-            last = stages[-1] if stages else None
-            if isinstance(stage, Gelu) and stage.half and isinstance(last, Requantize) and self._may_double(before):
-                stages[-1] = replace(last, halfway=True)
+            if isinstance(stage, Gelu) and stage.halfway:
+                stages[-1] = self._halfway(stages[-1], before)
             stages.append(stage)
             operands += more
         return stages, operands, dtype
@@ -110,11 +109,12 @@ class Fusion(ABC):
             operands.append(self.channels(mul, n, "int16"))
         return stage.shared, [*operands, self.channels(zero_point, n, "int16")], "int8"
 
-    def _may_double(self, requantize: fx.Node) -> bool:
-        """Whether what does not fit 16 bits when it is doubled has a result past half of them (`Requantize`)."""
-        _, multiplier, _, shift, zero_point, dtype = arguments(requantize)
-        sizes = np.abs(self.array(multiplier).astype(np.int32))
-        return shift == 14 and zero_point == 0 and dtype == "int16" and bool(((sizes == 0) | (sizes >= 1 << 14)).all())
+    def _halfway(self, stage: Stage, node: fx.Node) -> Stage:
+        """A stage before a GELU that ends halfway; a requantization whose values may be doubled ends there, too."""
+        if not isinstance(stage, Requantize) or stage.shift != 14 or stage.zero_point:
+            return stage
+        factors = self.array(node.args[1])
+        return replace(stage, halfway=bool(((factors == 0) | (factors >= 1 << 14)).all()))
 
     def _activation_stage(self, node: fx.Node, own: fx.Node, n: int) -> tuple[Stage, Operands, str]:
         _, table, shift, dtype = arguments(node)

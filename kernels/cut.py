@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cut:
-    """Rows of a register tile, and parts into which a block of rows or a head is split; `None`: as the rule says."""
+    """Rows of a register tile, and parts into which a block of rows or a head is split; `None`: as the rule says.
+
+    On AMX the rows are those of a task.
+    """
 
     tile: int | None = None
     splits: int | None = None

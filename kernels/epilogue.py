@@ -146,9 +146,11 @@ class Bias:
 class Requantize:
     """To another scale: a dyadic number per column, a zero point, saturation.
 
-    With `halfway` the next stage takes any result past `2^14`, or `-2^14`, for every such result. Factors are 0 or at
-    least `2^14` then, so that a value that does not fit 16 bits when it is doubled has such a result, doubled or cut:
-    and `(a * mul + 2^13) >> 14 = (2 a * mul + 2^14) >> 15`, which is one instruction on lanes of 16 bits.
+    With `halfway` any result of at least `2^14` may stand for all of them, and any of at most `-2^14`: the next stage
+    makes the same of them (`Gelu.ends_halfway`), and all factors are 0 or at least `2^14`. A value that does not fit 16
+    bits when it is doubled has such a result then, and so has 2^15 - 1, or -2^15, in the place of its double. All
+    others are `(a * mul + 2^13) >> 14 = (2 a * mul + 2^14) >> 15`, one instruction on lanes of 16 bits. It asks for a
+    shift of 14, no zero point and the limits of int16; else `ValueError`.
     """
 
     shift: int
@@ -158,6 +160,10 @@ class Requantize:
     mul: int | None = None
     zero_point: int = 0
     halfway: bool = False
+
+    def __post_init__(self) -> None:
+        if self.halfway and (self.shift, self.zero_point, self.low, self.high) != (14, 0, LEAST, MOST):
+            raise ValueError(f"not a requantization whose values may be doubled: {self}")
 
     def operands(self) -> tuple[Operand, ...]:
         return dyadic_operands(self.pre, self.mul)

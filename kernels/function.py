@@ -41,14 +41,14 @@ def function(name: str, tensors: Sequence[Tensor], body: Callable[..., None]) ->
     return builder.get()
 
 
-def scratch(shape: Sequence[Expr], dtype: str) -> Buffer:
-    """Memory of one task: over 1024 bytes in the thread's workspace, else on the stack.
+def scratch(shape: Sequence[Expr], dtype: str, *, volatile: bool = False) -> Buffer:
+    """Memory of one task: over 1024 bytes in the thread's workspace, else on the stack; `volatile`, never in registers.
 
     TVM's alias information is wrong where constant indices are read and written with different widths (it scales the
     offset by the width), so at least one of two such accesses has a loop variable in its index, in a loop that runs
     more than once.
     """
-    return T.alloc_buffer(tuple(shape), dtype)
+    return T.alloc_buffer(tuple(shape), dtype, annotations={"tirx.volatile": True} if volatile else None)
 
 
 def registers(count: int, lanes: int, dtype: str = "int32") -> list[Buffer]:

@@ -27,9 +27,8 @@ def bump(x: Expr, fraction: int, isa: Isa) -> Expr:
     """`u p(u)^4` of `x / 2^fraction` in Q13, int16 lanes: what GELU is below `max(x, 0)`."""
     up = FRACTION - fraction
     magnitude = widen(tirx.max(x, like(x, 0) - x), "uint16")
-    most = (
-        MOST >> up if bump_of(MOST >> up << up) == bump_of(MOST) else 1 << (15 - up)
-    )  # then its shift never saturates
+    last = MOST >> up  # the largest that a shift does not saturate
+    most = last if bump_of(last << up) == bump_of(MOST) else 1 << (15 - up)
     cut = tirx.min(magnitude, like(magnitude, most)) << like(magnitude, up)
     u = kept(widen(tirx.min(cut, like(cut, MOST)), INT16))
     p = like(x, POLYNOMIAL[0])
@@ -65,12 +64,12 @@ class Gelu:
     pre: int | None = None
     mul: int | None = None
     narrow: bool | None = None  # what `fits16` found, where the numbers that it needs are operands
-    half: bool = False  # what `ends_at_half` found
+    halfway: bool = False  # what `ends_halfway` found
 
     @property
     def shared(self) -> Gelu:
         """The same with its factor and zero point as operands: one kernel for all layers of a model."""
-        return replace(self, mul=None, zero_point=None, narrow=self.fits16, half=self.ends_at_half)
+        return replace(self, mul=None, zero_point=None, narrow=self.fits16, halfway=self.ends_halfway)
 
     def operands(self) -> tuple[Operand, ...]:
         zero = (Operand("zero", INT16),) if self.zero_point is None else ()
@@ -114,12 +113,12 @@ class Gelu:
         return result >= HIGH
 
     @property
-    def ends_at_half(self) -> bool:
-        """Whether from `2^14` on all `x` come to the same, and from `-2^14` down: then it may be any such `x`.
+    def ends_halfway(self) -> bool:
+        """Whether all `x` of at least `2^14` come to the same, and all of at most `-2^14`.
 
         `u` is saturated there, so that only `max(x, 0)` grows.
         """
-        if self.half:
+        if self.halfway:
             return True
         up = FRACTION - self.fraction
         if up == 0 or self.pre is None or self.mul is None or self.mul < 0 or self.zero_point is None:

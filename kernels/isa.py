@@ -8,7 +8,7 @@ A step multiplies exactly and adds into 32-bit lanes: `acc[l] += sum_g a[g] * w[
 | 16-bit    | 1     | the widening multiply-add that LLVM maps to `smlal`, `vwmacc`, ...             |
 | u8 by s8  | 4     | AVX-512 VNNI `vpdpbusd`: adds modulo 2^32, never saturates (`vpdpbusds` would) |
 | s8 by s8  | 4     | Armv8.2 `sdot`                                                                 |
-| s8 by s8  |       | AMX `tdpbssd` on whole tiles (`amx`); all but most products is AVX-512 VNNI     |
+| s8 by s8  |       | AMX `tdpbssd` on whole tiles (`*_tiles`); the rest is AVX-512 VNNI              |
 
 Where packed weights hold more neighbours together than a step takes (`X86`, four), a vector has two steps of half as
 many columns, and a column's sum is that of two lanes (`tile.of_columns`).
@@ -42,7 +42,7 @@ class Isa:
     vectors: int = 2  # vectors in a panel (columns of a register tile)
     element: str = "int16"  # the left operand: int16, or uint8 with its zero at 128
     accumulates: bool = False  # the dot product adds to its first operand
-    tiles: bool = False  # products of constant weights, and those of attention, are on AMX tiles: `amx`
+    tiles: bool = False  # products of constant weights, and those of attention, are on AMX: `*_tiles`
     shifts_by_lanes: bool = True  # each lane by its own amount, without floats: see `by_bits`
     packed: tuple[int, int] | None = None  # columns of a panel of packed weights and neighbours in K, if not its own
     narrow: str = ""  # LLVM's name of the saturation of two vectors to int16, 128 bits of each in turn

@@ -47,6 +47,7 @@ from intvit.kernels.tile import (
 )
 
 MOST_SCRATCH = 1 << 16  # bytes of left operands
+FEW = 8  # columns: of a 512-bit `vpmaddwd` with only 1 or 2 that are read LLVM 22 confuses operands from registers
 AHEAD = 1 << 12  # bytes of weights between what is multiplied and what the caches are asked for
 LEAST_TASK = 1 << 16  # multiply-adds that are worth a task
 TASKS = 16  # tasks of one batch element that let 2, 4, 8 and 16 threads share the work
@@ -60,7 +61,7 @@ def _left(wide: Buffer, k: Expr, isa: Isa, r: int) -> Expr:
 
 
 def tile_rows(tokens: int, k: int, isa: Isa) -> int:
-    """Rows of a tile."""
+    """Rows of a register tile; on AMX, of a task."""
     if isa.tiles:
         return product_tiles.rows_of_task(tokens)
     return even_blocks(tokens, most_tile_rows(k, isa))
@@ -80,8 +81,9 @@ def column_splits(tokens: int, rows: int, k: int, panels: int, isa: Isa) -> int:
     enough = [splits for splits in choices if blocks * splits >= tasks]
 
     def slowest(splits: int) -> tuple[int, int]:
-        """Panels of the busier one of two threads; between equals as many tasks as are wanted."""
-        return round_up(blocks * splits, 2) // 2 * -(-panels // splits), splits if enough else -splits
+        """Panels of the busier one of two threads; between equals fewest tasks, on tiles most if they are too few."""
+        fewest = bool(enough) or not isa.tiles
+        return round_up(blocks * splits, 2) // 2 * -(-panels // splits), splits if fewest else -splits
 
     return min(enough or choices, key=slowest)
 
@@ -149,7 +151,7 @@ def product(
                 product_tiles.multiply(x, w, first, tile, (begin, end), k, finish, bits)
                 return
             lines = [let(tirx.min(first + r, rows - 1)) for r in range(tile)]
-            wide = scratch((tile, row_stride(k, isa)), isa.element)
+            wide = scratch((tile, row_stride(k, isa)), isa.element, volatile=n <= FEW)
             for r, line in enumerate(lines):
                 widen_row(x, (line, 0), wide, r, k, isa, step)
             with T.serial(tirx.min(end * tiles, -(-n // isa.panel)) - begin * tiles) as j:

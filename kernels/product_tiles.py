@@ -8,11 +8,12 @@ weights, 64 deep, are loaded for four products, in half their time (Intel 64 and
 Reference Manual, 20.5.5). The weights lie as for `vpdpbusd`: four neighbours in K of each of 32 columns in a row of 128
 bytes, which is two tiles side by side. Both operands are signed (`tdpbssd`), so nothing is made up for in the bias.
 
-All rows of the task meet a panel before the next one: weights come from L3 at 9 bytes a cycle where two tiles of rows
-use 32, so each pair of tiles asks for its share of the next panel, into L2. Tiles of rows are loaded from the tensor
-itself, the last one higher up, where it ends with the tensor (a row that it shares with the tile before it is computed
-twice and stored once). What they read behind their rows are other rows, and meets zeros that pad the weights. Only
-where the tensor ends too early for that are its last rows copied.
+All rows of the task meet a panel before the next one: a core reads weights from L3 at 9 bytes a cycle (Emerald Rapids,
+one stream) where two tiles of rows use 32, so each pair of tiles asks for its share of the next panel, into L2 (of
+weights of 8 bits). Tiles of rows are loaded from the tensor itself, the last one higher up, where it ends with the
+tensor (a row that it shares with the tile before it is computed twice and stored once). What a tile reads behind its
+rows is of other rows, and meets the zeros that pad the weights. Only where the tensor ends too early for that are its
+last rows copied.
 
 The sums of a panel go to memory and from there through the epilogue, some rows at a time, between which lie the next
 products: tiles and vectors have units of their own. Tiles are loaded from memory alone, so a panel of weights of 4 bits
@@ -45,7 +46,7 @@ FINISHED = 8
 
 
 def rows_of_task(tokens: int) -> int:
-    """Rows of a task: whole tiles, so that two threads share all rows."""
+    """Rows of a task: whole tiles, a pair at least, and so many that two threads share all rows."""
     tiles = -(-tokens // TILE_ROWS)
     return TILE_ROWS * max(2, even_blocks(tiles, min(MOST_TILES, -(-tiles // 2))))
 
@@ -61,7 +62,7 @@ def multiply(
 
 
 class TileRows:
-    """The rows of a task as tiles. Row `first + i` of the tensor is row `i` of the task."""
+    """The rows of a task as tiles: at most `most` from row `first` of the tensor on."""
 
     def __init__(self, x: Buffer, first: Expr, most: int, k: int) -> None:
         self.x, self.first, self.all, self.k = x, first, x.shape[0], k
@@ -89,7 +90,7 @@ class TileRows:
         """Step `s` of the 16 rows from `top` on into a tile."""
         with T.If(self.is_copied(top)):
             with T.Then():
-                row = tirx.max(top - self.first_of_last, 0)
+                row = top - self.first_of_last
                 load_tile(number, self.last, (row * self.stride + s * TILE_DEPTH,), self.stride)
             with T.Else():
                 load_tile(number, self.x, (top, s * TILE_DEPTH), self.k)

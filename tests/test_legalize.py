@@ -44,17 +44,29 @@ def test_products_take_in_what_follows_them() -> None:
     assert sum(len(group.nodes) for group in groups) == sum(node.op == "call_function" for node in nodes)
 
 
-@pytest.mark.parametrize(("factor", "halfway"), [(2**14, True), (0, True), (2**14 - 1, False), (-3, False)])
-def test_a_requantization_ends_at_half_before_gelu_where_its_factors_are_large(factor, halfway) -> None:
+@pytest.mark.parametrize(
+    ("factor", "shift", "zero_point", "halfway"),
+    [
+        (2**14, 14, 0, True),
+        (0, 14, 0, True),
+        (2**14 - 1, 14, 0, False),
+        (-(2**14), 14, 0, False),
+        (-(2**15), 14, 0, False),
+        (2**14, 15, 0, False),
+        (2**14, 14, 1, False),
+    ],
+)
+def test_a_requantization_ends_halfway_before_gelu_where_it_may(factor, shift, zero_point, halfway) -> None:
     found = legalizer()
     group = next(group for group in found.groups() if names(group.nodes) == "linear requantize gelu")
     _, requantize, gelu = group.nodes
     multiplier = found.module.get_buffer(str(requantize.args[1].target))
     multiplier.copy_(2**14 + torch.arange(multiplier.numel()))
     multiplier[3] = factor
+    requantize.args = (*requantize.args[:3], shift, zero_point, *requantize.args[5:])
     gelu.args = (requantize, 10, *gelu.args[2:])
     (_, before, stage), _, _ = found.stages(group, multiplier.numel())
-    assert stage.half and before.halfway == halfway
+    assert stage.halfway and before.halfway == halfway
 
 
 def test_every_operand_is_computed_before_it_is_read() -> None:

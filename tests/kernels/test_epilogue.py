@@ -163,21 +163,21 @@ def test_factors_per_column_prove_nothing():
 
 
 @pytest.mark.parametrize("stage", GELUS, ids=str)
-def test_gelu_ends_at_half(stage):
+def test_gelu_ends_halfway(stage):
     scale = one(stage.mul), one(stage.pre), stage.shift, stage.zero_point
     want = gelu_dialect.gelu(tensor(EVERY_INT16)[None, :, None], stage.fraction, *scale).flatten()
     ends = bool((want[EVERY_INT16 >= 2**14] == 127).all()) and len(set(want[EVERY_INT16 <= -(2**14)].tolist())) == 1
-    assert stage.ends_at_half == stage.shared.ends_at_half == (ends and stage.fraction < 13)
+    assert stage.ends_halfway == stage.shared.ends_halfway == (ends and stage.fraction < 13)
 
 
 def test_both_ends_of_gelu_are_tested():
-    assert {stage.ends_at_half for stage in GELUS} == {True, False}
-    assert not any(replace(GELUS[0], **{name: None}).ends_at_half for name in ("mul", "pre", "zero_point"))
+    assert {stage.ends_halfway for stage in GELUS} == {True, False}
+    assert not any(replace(GELUS[0], **{name: None}).ends_halfway for name in ("mul", "pre", "zero_point"))
 
 
-@pytest.mark.parametrize("stage", [stage for stage in GELUS if stage.ends_at_half], ids=str)
-def test_a_requantization_may_end_at_half_before_gelu(machine, run, stage):
-    mul = np.array([m for m in factors(32767) if m == 0 or abs(m) >= 2**14], np.int32)
+@pytest.mark.parametrize("stage", [stage for stage in GELUS if stage.ends_halfway], ids=str)
+def test_a_requantization_may_end_halfway_before_gelu(machine, run, stage):
+    mul = np.resize([m for m in factors(32767) if m == 0 or m >= 2**14], 67).astype(np.int32)
     x = np.repeat(EVERY_INT16[:, None], len(mul), 1)
     stages = Epilogue((Requantize(14, *LIMITS["int16"], pre=0, halfway=True), stage), "int8")
     inputs = [x, *channel_inputs(stages, len(mul), machine[1], mul=mul)]
@@ -185,6 +185,12 @@ def test_a_requantization_may_end_at_half_before_gelu(machine, run, stage):
     wide = requantize(tensor(x)[None], tensor(mul), one(0), 14, 0, "int16")
     scale = one(stage.mul), one(stage.pre), stage.shift, stage.zero_point
     np.testing.assert_array_equal(y, gelu_dialect.gelu(wide, stage.fraction, *scale)[0].numpy())
+
+
+@pytest.mark.parametrize("more", [{"shift": 15}, {"zero_point": 1}, {"high": 127}, {"low": -128}], ids=str)
+def test_what_cannot_end_halfway(more):
+    with pytest.raises(ValueError, match="not a requantization whose values may be doubled"):
+        Requantize(**{"shift": 14, "low": -32768, "high": 32767, **more}, halfway=True)
 
 
 def test_the_polynomial_stays_within_int16():
@@ -202,7 +208,7 @@ def test_the_polynomial_stays_within_int16():
 STAGES = {
     "requantize": (Requantize(21),),
     "gelu": (Requantize(14, -32768, 32767), Gelu(10, 21, -120, 2, 19436)),
-    "gelu that ends at half": (Requantize(14, -32768, 32767, halfway=True), Gelu(10, 21, -120, 2, 19436)),
+    "gelu that ends halfway": (Requantize(14, -32768, 32767, halfway=True), Gelu(10, 21, -120, 2, 19436)),
 }
 
 
@@ -212,7 +218,7 @@ STAGES = {
 def test_whole_vectors_are_16_bit_on_x86(isa, cpu):
     """A row of a tile: two sums become one vector that is multiplied once (GELU: six times more, and once in pairs).
 
-    Where GELU ends at half, that once is a seventh time.
+    Where GELU ends halfway, that once is a seventh time.
     """
     target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu})
     counts = {"vpmulhw": 1}, {"vpmulhw": 1, "vpmulhrsw": 6}, {"vpmulhw": 1, "vpmulhrsw": 7, "vpaddsw": 1}

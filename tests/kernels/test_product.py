@@ -39,7 +39,11 @@ def sums(x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> torch.Tensor:
     return linear(tensor(x)[None], tensor(w), tensor(bias))
 
 
-SHAPES = [(1, 1, 1), (5, 7, 33), (3, 2, 100), (20, 4096, 40), (197, 192, 96), (40, 50, 70), (20, 80, 40), (64, 3, 40)]
+SHAPES = [
+    *((1, 1, 1), (5, 7, 33), (3, 2, 100), (20, 4096, 40), (197, 192, 96), (40, 50, 70)),
+    *((20, 80, 40), (64, 3, 40)),  # a tile reads behind the tensor's last line of cache
+    *((1, 8, 2), (5, 40, 1)),  # of a vector of columns hardly any
+]
 
 
 @pytest.mark.parametrize(("rows", "k", "n"), SHAPES)
@@ -160,6 +164,15 @@ def test_two_threads_share_evenly(isa, tokens, k, n):
     tasks = -(-tokens // tile) * splits
     ideal = tokens * panels / 2
     assert -(-tasks // 2) * tile * (panels // splits) <= 1.1 * ideal
+
+
+@pytest.mark.parametrize("tokens", [1, 17, 49, 192, 197, 257, 577, 1370, 3136])
+def test_two_threads_share_tiles_of_rows_evenly(tokens):
+    rows = tile_rows(tokens, 384, AMX)
+    tiles, own = -(-tokens // 16), rows // 16
+    tasks = -(-tiles // own)
+    assert rows % 16 == 0 and 2 <= own <= 12
+    assert -(-tasks // 2) * own <= max(2, 1.1 * tiles / 2 + 1)
 
 
 def test_packing_is_no_larger_than_the_weights():
