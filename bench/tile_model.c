@@ -4,9 +4,9 @@
  *
  * A tile's load is 16 loads of a cache line, a tile's store 16 stores, a product of tiles a division of doubles that
  * waits for the one before it (16.8 cycles on an Emerald Rapids; `tdpbssd` begins every 16), and the epilogue some
- * vector instructions. Columns are not cut into tasks. The caches are the machine's own. Two threads share the rows of the products of a Vision
- * Transformer (197 tokens, 12 blocks) and meet after each; all weights come from L3. Attention and LayerNorm are left
- * out. Milliseconds, medians, for orders of the same work (kernels/product_tiles.py). */
+ * vector instructions. Columns are not cut into tasks. The caches are the machine's own. Two threads share the rows of
+ * the products of a Vision Transformer (197 tokens, 12 blocks) and meet after each; all weights come from L3. Attention
+ * and LayerNorm are left out. Milliseconds, medians, for orders of the same work (kernels/product_tiles.py). */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
@@ -16,7 +16,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { ROWS = 197, TILES = 13, LINE = 64, PANEL = 32, BLOCKS = 12, REPEATS = 41, AHEAD = 8192, MOST = 768 };
+enum { TILES = 13, LINE = 64, PANEL = 32, BLOCKS = 12, REPEATS = 41, AHEAD = 8192, MOST = 768 };
 
 typedef struct {
     const char *name;
@@ -74,9 +74,9 @@ static inline void epilogue(const unsigned char *from, unsigned char *to, long p
 }
 
 typedef struct {
-    unsigned char *kept, *to; /* sums, and where their epilogue goes: none before the first ones */
+    unsigned char *kept, *to; /* sums, and where their epilogue goes */
     long pitch;
-    int parts; /* of eight rows */
+    int parts; /* of eight rows; none before the first sums */
 } Behind;
 
 /* A pair of tiles of rows, or one tile, with a panel; beside it the epilogue of the pair before. */

@@ -47,7 +47,7 @@ from intvit.kernels.tile import (
 )
 
 MOST_SCRATCH = 1 << 16  # bytes of left operands
-FEW = 8  # columns: of a 512-bit `vpmaddwd` with only 1 or 2 that are read LLVM 22 confuses operands from registers
+FEW = 8  # columns: where 1 or 2 of a 512-bit `vpmaddwd` are read, LLVM 22 takes wrong operands out of registers
 AHEAD = 1 << 12  # bytes of weights between what is multiplied and what the caches are asked for
 LEAST_TASK = 1 << 16  # multiply-adds that are worth a task
 TASKS = 16  # tasks of one batch element that let 2, 4, 8 and 16 threads share the work
