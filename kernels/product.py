@@ -47,7 +47,7 @@ from intvit.kernels.tile import (
 )
 
 MOST_SCRATCH = 1 << 16  # bytes of left operands
-FEW = 8  # columns: where 1 or 2 of a 512-bit `vpmaddwd` are read, LLVM 22 takes wrong operands out of registers
+FEW = 8  # columns whose sums are kept whole: `of_columns`
 AHEAD = 1 << 12  # bytes of weights between what is multiplied and what the caches are asked for
 LEAST_TASK = 1 << 16  # multiply-adds that are worth a task
 TASKS = 16  # tasks of one batch element that let 2, 4, 8 and 16 threads share the work
@@ -151,7 +151,7 @@ def product(
                 product_tiles.multiply(x, w, first, tile, (begin, end), k, finish, bits)
                 return
             lines = [let(tirx.min(first + r, rows - 1)) for r in range(tile)]
-            wide = scratch((tile, row_stride(k, isa)), isa.element, volatile=n <= FEW)
+            wide = scratch((tile, row_stride(k, isa)), isa.element)
             for r, line in enumerate(lines):
                 widen_row(x, (line, 0), wide, r, k, isa, step)
             with T.serial(tirx.min(end * tiles, -(-n // isa.panel)) - begin * tiles) as j:
@@ -171,7 +171,7 @@ def product(
                                 columns = [columns_of(vector, bits, half, isa) for vector in vectors]
                                 left = partial(_left, wide, (s * together + half) * isa.neighbours, isa)
                                 add_products(sums, left, columns, isa)
-                    for row, columns in zip(found, of_columns(sums, isa), strict=True):
+                    for row, columns in zip(found, of_columns(sums, isa, whole=n <= FEW), strict=True):
                         row.extend(columns)
                 if late:
                     add_start(found, start, spare, isa)

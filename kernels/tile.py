@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from intvit.kernels.arith import Buffer, Expr, let, like, load, store
-from intvit.kernels.function import registers
+from intvit.kernels.function import registers, scratch
 from intvit.kernels.interleave import shuffled
 from intvit.kernels.isa import Isa
 from intvit.kernels.pack import round_up
@@ -117,18 +117,29 @@ def add_products(sums: list[list[Buffer]], row: Callable[[int], Expr], columns: 
             store(accumulator, (0,), isa.dot(load(accumulator, (0,), isa.lanes), a, column))
 
 
-def of_columns(sums: list[list[Buffer]], isa: Isa) -> list[list[Buffer]]:
-    """Sums with a lane for each column: those of `isa.spread` neighbouring lanes added up."""
+def of_columns(sums: list[list[Buffer]], isa: Isa, *, whole: bool = False) -> list[list[Buffer]]:
+    """Sums with a lane for each column: those of `isa.spread` neighbouring lanes added up.
+
+    With `whole` no lane is known to be dropped: of a 512-bit `vpmaddwd` with 1 or 2 columns that are read LLVM 22 makes
+    one of wrong operands.
+    """
     if isa.spread == 1:
         return sums
     lanes = [list(range(i, isa.spread * isa.lanes, isa.spread)) for i in range(isa.spread)]
     found = [registers(len(row) // isa.spread, isa.lanes) for row in sums]
     for row, columns in zip(sums, found, strict=True):
-        vectors = [load(register, (0,), isa.lanes) for register in row]
+        vectors = [load(in_memory(register, isa) if whole else register, (0,), isa.lanes) for register in row]
         for v, column in enumerate(columns):
             own = vectors[v * isa.spread : (v + 1) * isa.spread]
             store(column, (0,), reduce(add, (shuffled(own, order) for order in lanes)))
     return found
+
+
+def in_memory(register: Buffer, isa: Isa) -> Buffer:
+    """A vector of sums where LLVM cannot see what becomes of its lanes."""
+    hidden = scratch((isa.lanes,), "int32", volatile=True)
+    store(hidden, (0,), load(register, (0,), isa.lanes))
+    return hidden
 
 
 def add_start(sums: list[list[Buffer]], start: Sequence[Expr | None], spare: int, isa: Isa) -> None:

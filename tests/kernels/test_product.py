@@ -58,6 +58,17 @@ def test_sums(machine, run, rows, k, n):
         np.testing.assert_array_equal(y, sums(x, w, bias)[0].numpy(), err_msg=kind)
 
 
+@pytest.mark.parametrize(("tokens", "n"), [(8, 1), (8, 2), (3, 2), (13, 4)])
+def test_few_columns_of_any_tile(machine, run, tokens, n):
+    random = np.random.default_rng(n)
+    for rows, k in ((1, 8), (5, 40), (tokens, 96)):
+        x, w = int8(random, (rows, k)), int8(random, (n, k))
+        bias = random.integers(-(2**20), 2**20, n).astype(np.int32)
+        function = product(k, n, epilogue.Epilogue((epilogue.Bias(),), "int32"), machine[1], tokens=tokens)
+        y = run(function, [x, pack.weights(w, machine[1]), pack.bias(bias, w, machine[1])], (rows, n), "int32")
+        np.testing.assert_array_equal(y, sums(x, w, bias)[0].numpy())
+
+
 @pytest.mark.parametrize(("rows", "k", "n"), [(99, 200, 200), (40, 50, 70)])
 def test_every_cut(machine, run, rows, k, n):
     random = np.random.default_rng(k)
